@@ -4,6 +4,7 @@ With Quarto installed this is `nbdev_docs` with the filters below. Quarto is a l
 in a hurry get the same pages from what pip installs: nbdev's processed notebooks become Markdown, pandoc (the engine inside Quarto) makes HTML
 of it, Pagefind a search index. The filters add what nbdev leaves out: the methods of a class, links that don't need an installed nntrain."""
 import base64, inspect, json, os, re, shutil, subprocess, sys
+from itertools import groupby
 from pathlib import Path
 from types import FunctionType, MethodType
 import nbdev.serve, yaml
@@ -21,13 +22,17 @@ exec((root/'nntrain'/'_modidx.py').read_text(encoding='utf-8'), modules)
 modules = modules['d']['syms']
 names = {k.removeprefix(mod+'.'): v for mod,syms in reversed(modules.items()) for k,v in syms.items() if not re.search(r'(^|\.)_', k.removeprefix(mod+'.'))}
 names.update({mod: (v[0].split('#')[0], v[1]) for mod,syms in modules.items() for v in list(syms.values())[:1]})
+names.update({k.split('.')[1]: v for k,v in names.items() if k.startswith('Subscriber.')}) # an event by its bare name
 
 # ---- what nbdev leaves out
-def signature(o, name):
-    "How to call `o`, on one line if no parameter has a comment and it fits"
-    s = re.sub(r'^(async )?def [\w.]+', name, str(DocmentText(o, docstring=False))).rstrip(':').replace('):\n', ')\n')
-    flat = re.sub(r'\(\s+', '(', re.sub(r',?\s*\n\s*\)', ')', re.sub(r',\s*\n\s+', ', ', s)))
-    return flat if '#' not in s and len(flat) < 100 else s
+def usage(o, name):
+    "How to call `o` as Markdown: the signature, then each parameter that has a comment"
+    d = DocmentText(o, docstring=False)
+    args,ret = [a for a,_ in d.params],d._ret_str[1:].split(':')[0]
+    flat = f'{name}({", ".join(args)}){ret}'
+    sig = flat if len(flat) < 90 else f'{name}(\n    ' + ',\n    '.join(args) + f'\n){ret}'
+    docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in d.params if doc]
+    return f'```python\n{sig}\n```\n\n' + (inspect.getdoc(o) or '') + '\n\n' + ('::: params\n' + '\n\n'.join(docs) + '\n:::' if docs else '')
 
 class Doc(BasicMarkdownRenderer):
     "A class is shown with its public methods; those that the notebook documents by `show_doc` have a heading of their own"
@@ -35,27 +40,33 @@ class Doc(BasicMarkdownRenderer):
     def _repr_markdown_(self):
         o,nm = self.sym,self.nm
         src = names.get(nm, names.get(nm.split('.')[0], ('', '')))[1]
-        try: line = '#L' + str(next(i for i,l in enumerate((root/src).read_text(encoding='utf-8').splitlines(), 1) if re.match(rf'\s*(async )?(def|class) {nm.split(".")[-1]}\b', l)))
-        except (StopIteration, OSError): line = ''
+        lines = (root/src).read_text(encoding='utf-8').splitlines() if src else []
+        line = next((f'#L{i}' for i,l in enumerate(lines, 1) if re.match(rf'\s*(async )?(def|class) {nm.split(".")[-1]}\b', l)), '')
         res = [f"[source]({front.site(root, 'git_url')}/blob/main/{src}{line}){{.source}}", f"{'#'*self.title_level} `{nm}` {{#{nm.lower()} .api}}"]
-        if not inspect.isclass(o): return '\n\n'.join(res + [f'```python\n{signature(o, nm.split(".")[-1])}\n```', inspect.getdoc(o) or ''])
+        if not inspect.isclass(o): return '\n\n'.join(res + [usage(o, nm.split('.')[-1])])
         init = next((vars(c)['__init__'] for c in o.__mro__ if '__init__' in vars(c)), None)
-        sig = signature(MethodType(init, o), nm) if isinstance(init, FunctionType) else nm
-        bases = ', '.join(f'`{b.__name__}`' for b in o.__bases__ if b is not object)
-        res += [f'```python\nclass {sig}\n```', inspect.cleandoc(o.__doc__ or '') + (f' [Inherits from]{{.aside}} {bases}' if bases else '')]
+        doc = inspect.cleandoc(o.__doc__ or '')
+        sig = usage(MethodType(init, o), f'class {nm}') if isinstance(init, FunctionType) else f'```python\nclass {nm}\n```\n\n'
+        bases = ', '.join(f'`{b.__name__}`' for b in o.__bases__ if b.__name__ in names)
+        res += [sig.replace('```\n\n', f'```\n\n{doc}\n\n', 1), f'[Inherits from]{{.aside}} {bases}' if bases else '']
         answers = []
         for k,m in vars(o).items():
             f = getattr(m, 'fget', None) or getattr(m, '__func__', m)
             if k[0]=='_' or not isinstance(f, FunctionType) or f'{nm}.{k}' in self.shown: continue
-            doc,anchor = inspect.getdoc(getattr(o, k)), f'{nm}.{k}'.lower()
+            doc,anchor = inspect.getdoc(getattr(o, k)),f'{nm}.{k}'.lower()
             if not f.__doc__ and doc: answers.append(f'[`{k}`]{{#{anchor}}}'); continue # says what its base class says
-            sig = k if isinstance(m, property) else signature(getattr(o, k) if f is not m else MethodType(f, o), k)
-            res.append(f'::: {{#{anchor} .member}}\n```python\n{sig}\n```\n\n{doc or ""}\n:::')
+            sig = f'```python\n{k}\n```\n\n{doc}' if isinstance(m, property) else usage(getattr(o, k) if f is not m else MethodType(f, o), k)
+            res.append(f'::: {{#{anchor} .member}}\n{sig}\n:::')
         if answers: res.append('[Answers]{.aside} ' + ', '.join(answers))
         return '\n\n'.join(res)
 
 class note_shown(Processor):
-    def begin(self): Doc.shown = {n for c in self.nb.cells for n in re.findall(r'show_doc\(([\w.]+)', c.source)}
+    "Tell `Doc` what the notebook documents itself, and put the definitions of one cell, which nbdev shows last first, in their order"
+    def begin(self):
+        cells = self.nb.cells
+        for has,run in [(has, list(run)) for has,run in groupby(range(len(cells)), key=lambda i: bool(getattr(cells[i], 'has_sd', 0)))]:
+            if has: cells[run[0]:run[-1]+1] = cells[run[0]:run[-1]+1][::-1]
+        Doc.shown = {n for c in self.nb.cells for n in re.findall(r'show_doc\(([\w.]+)', c.source)}
 
 class link_names(Processor):
     "Link every name of ours in backticks, with relative links, outside code and headings"
