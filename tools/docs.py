@@ -73,7 +73,7 @@ class link_names(Processor):
     def begin(self): self.up = '../'*(len(Path(self.nb.path_).resolve().relative_to(root/'nbs').parts)-1)
     def link(self, m): return f'[{m[0]}]({self.up}{names[m[1]][0]})' if m[1] in names else m[0]
     def text(self, md):
-        parts = re.split(r'(^(?:```|~~~).*?^(?:```|~~~)\s*?$|^#.*?$|\[`.+?`\])', md.replace(host+'/', self.up), flags=re.M|re.S)
+        parts = re.split(r'(^(?:```|~~~).*?^(?:```|~~~)\s*?$|^#.*?$|\[`.+?`\])', md.replace(host+'/)', self.up+'index.html)').replace(host+'/', self.up), flags=re.M|re.S)
         return ''.join(p if i%2 else re.sub(r'`([A-Za-z_][\w.]*)(?:\(\))?`', self.link, p) for i,p in enumerate(parts))
     def cell(self, cell):
         if cell.cell_type=='markdown': cell.source = self.text(cell.source)
@@ -132,6 +132,7 @@ def render(src, proc, docs):
     here = out.relative_to(docs).as_posix()
     side,ends = menu(here, up)
     md = '\n\n'.join(filter(None, (cell_md(c, i, out) for i,c in enumerate(nb['cells'][1:]))))
+    md = re.sub(r'(\]\((?!\w+:)[^)\s]*?)(\w+)\.ipynb(?=[)#])', lambda m: m[1]+front.page(Path(m[2])), md) # as Quarto does
     title = 'nntrain' if here=='index.html' else f"{head['title']} – nntrain"
     values = dict(up=up, here=here, sidebar=side, ends=ends, pagetitle=title, repo=front.site(root, 'git_url'), notebook=rel.as_posix())
     args = ['--template', str(root/'tools'/'site'/'page.html'), '--toc', '--toc-depth=3', '--mathml', '--wrap=none', '--fail-if-warnings']

@@ -23,6 +23,9 @@ for (const d of all('div.sourceCode')) {
   d.append(b)
 }
 
+const contents = $('aside.toc > ul')?.cloneNode(true) // for narrow windows, above the text
+if (contents) { all('[id]', contents).forEach(e => e.removeAttribute('id')); $('.toc.small').append(contents) }
+
 const links = new Map(all('aside.toc a').map(a => [decodeURIComponent(a.hash.slice(1)), a]))
 const seen = new IntersectionObserver(es => es.forEach(e => { if (e.isIntersecting) { links.forEach(a => a.classList.remove('here')); links.get(e.target.id)?.classList.add('here') } }), {rootMargin: '-10% 0px -75%'})
 all('article h2[id], article h3[id]').forEach(h => links.has(h.id) && seen.observe(h))
