@@ -3,7 +3,7 @@
 With Quarto installed this is `nbdev_docs` with the filters below. Quarto is a large download that package indexes don't have, so CI and anybody
 in a hurry get the same pages from what pip installs: nbdev's processed notebooks become Markdown, pandoc (the engine inside Quarto) makes HTML
 of it, Pagefind a search index. The filters add what nbdev leaves out: the methods of a class, links that don't need an installed nntrain."""
-import base64, inspect, json, os, re, shutil, subprocess, sys
+import base64, inspect, json, os, re, shutil, subprocess, sys, warnings
 from itertools import groupby
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -31,7 +31,8 @@ def usage(o, name):
     args,ret = [a for a,_ in d.params],d._ret_str[1:].split(':')[0]
     flat = f'{name}({", ".join(args)}){ret}'
     sig = flat if len(flat) < 90 else f'{name}(\n    ' + ',\n    '.join(args) + f'\n){ret}'
-    docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in d.params if doc]
+    star = dict(re.findall(r'^\s*(\*{1,2}\w+)[^#\n]*# (.+)$', inspect.getsource(o), re.M)) # fastcore overlooks the comments of these
+    docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in ((a, doc or star.get(a)) for a,doc in d.params) if doc]
     return f'```python\n{sig}\n```\n\n' + (inspect.getdoc(o) or '') + '\n\n' + ('::: params\n' + '\n\n'.join(docs) + '\n:::' if docs else '')
 
 class Doc(BasicMarkdownRenderer):
@@ -54,7 +55,7 @@ class Doc(BasicMarkdownRenderer):
             f = getattr(m, 'fget', None) or getattr(m, '__func__', m)
             if k[0]=='_' or not isinstance(f, FunctionType) or f'{nm}.{k}' in self.shown: continue
             doc,anchor = inspect.getdoc(getattr(o, k)),f'{nm}.{k}'.lower()
-            if not f.__doc__ and doc: answers.append(f'[`{k}`]{{#{anchor}}}'); continue # says what its base class says
+            if not f.__doc__ and doc: answers.append(f'[[`{k}`]({names.get(k, ("",))[0]})]{{#{anchor}}}'); continue # says what its base class says
             sig = f'```python\n{k}\n```\n\n{doc}' if isinstance(m, property) else usage(getattr(o, k) if f is not m else MethodType(f, o), k)
             res.append(f'::: {{#{anchor} .member}}\n{sig}\n:::')
         if answers: res.append('[Answers]{.aside} ' + ', '.join(answers))
@@ -140,12 +141,13 @@ def render(src, proc, docs):
     top = '---\n' + yaml.safe_dump({k: head.get(k, '') for k in ('title', 'description')}) + '---\n\n'
     pypandoc.convert_text(top+md, 'html5', 'markdown', extra_args=args, outputfile=str(out))
 
-def main():
+def main(out=None):
     os.chdir(root); sys.path.insert(0, str(root))
+    warnings.simplefilter('ignore') # what an import warns about is not for the reader
     nbdev.serve.FilterDefaults = Filters
     cfg = get_config(); cfg.d['renderer'] = 'docs.Doc'
-    docs = cfg.doc_path
-    if shutil.which('quarto'):
+    docs = Path(out or cfg.doc_path)
+    if shutil.which('quarto') and not out:
         from nbdev.quarto import nbdev_docs
         return nbdev_docs(n_workers=0)
     proc = nbdev.serve.proc_nbs(n_workers=0, force=True)
@@ -157,4 +159,4 @@ def main():
     subprocess.run([sys.executable, '-m', 'pagefind', '--site', docs, '--quiet'], check=True)
     print(f'{len(pages)} pages in {docs.name}. To read them: python -m http.server -d {docs.name}')
 
-if __name__ == '__main__': import docs; docs.main() # as a module, so that nbdev finds `docs.Doc`
+if __name__ == '__main__': import docs; docs.main(*sys.argv[1:]) # as a module, so that nbdev finds `docs.Doc`
