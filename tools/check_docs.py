@@ -68,7 +68,8 @@ def documented(root):
     trees = {p: ast.parse(p.read_text(encoding='utf-8')) for p in sorted((root/'nntrain').rglob('*.py')) if p.name not in ('_modidx.py', '__init__.py')}
     classes = {n.name: n for t in trees.values() for n in t.body if isinstance(n, ast.ClassDef)}
     def inherited(cls, name): return any(isinstance(b, ast.Name) and b.id in classes and (any(isinstance(m, ast.FunctionDef) and m.name==name and
-        ast.get_docstring(m) for m in classes[b.id].body) or inherited(classes[b.id], name)) for b in cls.bases)
+        ast.get_docstring(m) for m in classes[b.id].body) or inherited(classes[b.id], name))
+        or ast.unparse(b).endswith('Module') and name in ('forward', 'extra_repr') for b in cls.bases) # torch's own words
     pages = {m.group(1): front.page(p) for p in (root/'nbs').glob('*.ipynb') if (m := re.search(r'#\|\s*default_exp\s+([\w.]+)', p.read_text(encoding='utf-8')))}
     for p,tree in trees.items():
         page = pages.get('.'.join(p.relative_to(root/'nntrain').with_suffix('').parts))
