@@ -360,6 +360,7 @@ class Decoded(Dataset):
         rows = torch.as_tensor(key.rows)
         return [self.batch(k, x[rows]) for k,x in self.cols.items()]
     def batch(self, k, x):
+        "What column `k` gives a batch, from the rows `x`: pictures become floats from 0 to 1"
         if k not in self.images: return x
         return _floats(x).flatten(1) if self.flatten else _floats(x)
 

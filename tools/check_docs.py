@@ -9,6 +9,7 @@ import front
 
 root = Path(__file__).resolve().parent.parent
 void = {'area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr'}
+blocks = {'div', 'section', 'article', 'table', 'details', 'pre', 'figure', 'dl'}
 code = {'pre', 'code', 'math', 'script', 'style', 'svg', 'kbd'}
 
 class Page(HTMLParser):
@@ -18,7 +19,7 @@ class Page(HTMLParser):
         self.path,self.open,self.ids,self.links,self.images,self.faults = path,[],[],[],[],[]
         self.prose,self.blocks,self.names,self.math = [],[],[],[]
         self.feed(path.read_text(encoding='utf-8'))
-        self.faults += [f'<{t}> is never closed' for t,_ in self.open if t in ('div', 'section', 'article', 'table', 'details', 'pre')]
+        self.faults += [f'<{t}> is never closed' for t,_ in self.open if t in blocks]
 
     def inside(self, *tags): return any(t in tags for t,_ in self.open)
 
@@ -39,7 +40,8 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         if tag in void or not any(t==tag for t,_ in self.open): return
-        while self.open.pop()[0]!=tag: pass
+        while (t := self.open.pop()[0])!=tag:
+            if t in blocks: self.faults.append(f'<{t}> is never closed')
 
     def handle_data(self, data):
         if self.inside('pre'): self.blocks[-1][1].append(data)
@@ -49,7 +51,7 @@ class Page(HTMLParser):
 
 left = [(r'\{\{[<%].*', 'a shortcode'), (r':::+', 'the fence of a div'), (r'(?<!\w)@(?:fig|tbl|sec|eq)-\w+', 'a cross-reference'), (r'#\|.*', 'a directive'),
         (r'`[^`]*`?', 'a backtick'), (r'\]\([^)\s]+\)?', 'a link'), (r'(?<![\w*])\*\*\w.*|\w\*\*(?![\w*])', 'bold'), (r'\n\s*(?:[-*+]|\d+\.) \S', 'a list (does a blank line come before it?)'),
-        (r'\n#{1,6} \S.*', 'a heading'), (r'\|\s*-{3,}', 'a table'), (r'\$\$?[^$\s][^$]*\\[^$]*\$', 'a formula'), (r'\\[([]', 'a formula'), (r'\{[.#][\w-]+[^}]*\}', 'an attribute')]
+        (r'\n#{1,6} \S.*', 'a heading'), (r'\|\s*-{3,}', 'a table'), (r'\$\$?(?=\S)[^$]*\\[a-z][^$]*\$', 'a formula'), (r'\\[([]', 'a formula'), (r'\{[.#][\w-]+[^}]*\}', 'an attribute')]
 
 def unresolved(page, known):
     "Names in backticks that look like ours but lead nowhere, and aren't defined by the page's own code"
@@ -66,7 +68,8 @@ def documented(root):
     trees = {p: ast.parse(p.read_text(encoding='utf-8')) for p in sorted((root/'nntrain').rglob('*.py')) if p.name not in ('_modidx.py', '__init__.py')}
     classes = {n.name: n for t in trees.values() for n in t.body if isinstance(n, ast.ClassDef)}
     def inherited(cls, name): return any(isinstance(b, ast.Name) and b.id in classes and (any(isinstance(m, ast.FunctionDef) and m.name==name and
-        ast.get_docstring(m) for m in classes[b.id].body) or inherited(classes[b.id], name)) for b in cls.bases)
+        ast.get_docstring(m) for m in classes[b.id].body) or inherited(classes[b.id], name))
+        or ast.unparse(b).endswith('Module') and name in ('forward', 'extra_repr') for b in cls.bases) # torch's own words
     pages = {m.group(1): front.page(p) for p in (root/'nbs').glob('*.ipynb') if (m := re.search(r'#\|\s*default_exp\s+([\w.]+)', p.read_text(encoding='utf-8')))}
     for p,tree in trees.items():
         page = pages.get('.'.join(p.relative_to(root/'nntrain').with_suffix('').parts))
@@ -109,6 +112,7 @@ def check(docs, root=root):
             text = ''.join(text)
             if re.search(r'^#\|', text, re.M) and 'output' not in kind: fault(f'a directive is left in the code: {text[:60]!r}')
             if 'error' in kind.split() or 'Traceback (most recent call last)' in text: fault(f'an error is shown: {text.strip()[-80:]!r}')
+            for m in re.findall(r'(?:/home|/root|/Users|/tmp|/work|site-packages)/.*', text): fault(f'a path of the machine that ran it is shown: {m[:60]}')
             if re.search(r'mermaid|\{python', kind): fault(f'a block of kind {kind!r} was not rendered')
         for s in page.math:
             fault(f'bad TeX: {s[:60]}')

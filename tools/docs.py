@@ -3,7 +3,7 @@
 With Quarto installed this is `nbdev_docs` with the filters below. Quarto is a large download that package indexes don't have, so CI and anybody
 in a hurry get the same pages from what pip installs: nbdev's processed notebooks become Markdown, pandoc (the engine inside Quarto) makes HTML
 of it, Pagefind a search index. The filters add what nbdev leaves out: the methods of a class, links that don't need an installed nntrain."""
-import base64, inspect, json, os, re, shutil, subprocess, sys
+import base64, inspect, json, os, re, shutil, subprocess, sys, warnings
 from itertools import groupby
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -23,6 +23,7 @@ modules = modules['d']['syms']
 names = {k.removeprefix(mod+'.'): v for mod,syms in reversed(modules.items()) for k,v in syms.items() if not re.search(r'(^|\.)_', k.removeprefix(mod+'.'))}
 names.update({mod: (v[0].split('#')[0], v[1]) for mod,syms in modules.items() for v in list(syms.values())[:1]})
 names.update({k.split('.')[1]: v for k,v in names.items() if k.startswith('Subscriber.')}) # an event by its bare name
+anchors = {v[0].split('#')[-1] for v in names.values()} # a heading of the article must not take the place of a name
 
 # ---- what nbdev leaves out
 def usage(o, name):
@@ -31,7 +32,8 @@ def usage(o, name):
     args,ret = [a for a,_ in d.params],d._ret_str[1:].split(':')[0]
     flat = f'{name}({", ".join(args)}){ret}'
     sig = flat if len(flat) < 90 else f'{name}(\n    ' + ',\n    '.join(args) + f'\n){ret}'
-    docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in d.params if doc]
+    star = dict(re.findall(r'^\s*(\*{1,2}\w+)[^#\n]*# (.+)$', inspect.getsource(o), re.M)) # fastcore overlooks the comments of these
+    docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in ((a, doc or star.get(a)) for a,doc in d.params) if doc]
     return f'```python\n{sig}\n```\n\n' + (inspect.getdoc(o) or '') + '\n\n' + ('::: params\n' + '\n\n'.join(docs) + '\n:::' if docs else '')
 
 class Doc(BasicMarkdownRenderer):
@@ -49,15 +51,17 @@ class Doc(BasicMarkdownRenderer):
         sig = usage(MethodType(init, o), f'class {nm}') if isinstance(init, FunctionType) else f'```python\nclass {nm}\n```\n\n'
         bases = ', '.join(f'`{b.__name__}`' for b in o.__bases__ if b.__name__ in names)
         res += [sig.replace('```\n\n', f'```\n\n{doc}\n\n', 1), f'[Inherits from]{{.aside}} {bases}' if bases else '']
-        answers = []
+        answers,redefines = [],[]
         for k,m in vars(o).items():
             f = getattr(m, 'fget', None) or getattr(m, '__func__', m)
             if k[0]=='_' or not isinstance(f, FunctionType) or f'{nm}.{k}' in self.shown: continue
             doc,anchor = inspect.getdoc(getattr(o, k)),f'{nm}.{k}'.lower()
-            if not f.__doc__ and doc: answers.append(f'[`{k}`]{{#{anchor}}}'); continue # says what its base class says
+            if not f.__doc__ and doc: # says what its base class says: an event, or a method of torch's
+                (answers if k in names else redefines).append(f'[[`{k}`]({names[k][0]})]{{#{anchor}}}' if k in names else f'[`{k}`]{{#{anchor}}}')
+                continue
             sig = f'```python\n{k}\n```\n\n{doc}' if isinstance(m, property) else usage(getattr(o, k) if f is not m else MethodType(f, o), k)
             res.append(f'::: {{#{anchor} .member}}\n{sig}\n:::')
-        if answers: res.append('[Answers]{.aside} ' + ', '.join(answers))
+        res += [f'[{what}]{{.aside}} ' + ', '.join(ms) for what,ms in (('Answers', answers), ('Redefines', redefines)) if ms]
         return '\n\n'.join(res)
 
 class note_shown(Processor):
@@ -74,6 +78,7 @@ class link_names(Processor):
     def link(self, m): return f'[{m[0]}]({self.up}{names[m[1]][0]})' if m[1] in names else m[0]
     def text(self, md):
         parts = re.split(r'(^(?:```|~~~).*?^(?:```|~~~)\s*?$|^#.*?$|\[`.+?`\])', md.replace(host+'/)', self.up+'index.html)').replace(host+'/', self.up), flags=re.M|re.S)
+        parts = [f'{p} {{#about-{slug}}}' if p[:1]=='#' and (slug := re.sub(r'[^\w.]+', '-', p.strip('# ').lower())) in anchors else p for p in parts]
         return ''.join(p if i%2 else re.sub(r'`([A-Za-z_][\w.]*)(?:\(\))?`', self.link, p) for i,p in enumerate(parts))
     def cell(self, cell):
         if cell.cell_type=='markdown': cell.source = self.text(cell.source)
@@ -138,14 +143,16 @@ def render(src, proc, docs):
     args = ['--template', str(root/'tools'/'site'/'page.html'), '--toc', '--toc-depth=3', '--mathml', '--wrap=none', '--fail-if-warnings']
     for k,v in values.items(): args += ['-V', f'{k}={v}']
     top = '---\n' + yaml.safe_dump({k: head.get(k, '') for k in ('title', 'description')}) + '---\n\n'
-    pypandoc.convert_text(top+md, 'html5', 'markdown', extra_args=args, outputfile=str(out))
+    try: pypandoc.convert_text(top+md, 'html5', 'markdown', extra_args=args, outputfile=str(out))
+    except RuntimeError as e: sys.exit(f'{rel}: {e}')
 
-def main():
+def main(out=None):
     os.chdir(root); sys.path.insert(0, str(root))
+    warnings.simplefilter('ignore') # what an import warns about is not for the reader
     nbdev.serve.FilterDefaults = Filters
     cfg = get_config(); cfg.d['renderer'] = 'docs.Doc'
-    docs = cfg.doc_path
-    if shutil.which('quarto'):
+    docs = Path(out or cfg.doc_path)
+    if shutil.which('quarto') and not out:
         from nbdev.quarto import nbdev_docs
         return nbdev_docs(n_workers=0)
     proc = nbdev.serve.proc_nbs(n_workers=0, force=True)
@@ -157,4 +164,4 @@ def main():
     subprocess.run([sys.executable, '-m', 'pagefind', '--site', docs, '--quiet'], check=True)
     print(f'{len(pages)} pages in {docs.name}. To read them: python -m http.server -d {docs.name}')
 
-if __name__ == '__main__': import docs; docs.main() # as a module, so that nbdev finds `docs.Doc`
+if __name__ == '__main__': import docs; docs.main(*sys.argv[1:]) # as a module, so that nbdev finds `docs.Doc`

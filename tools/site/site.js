@@ -35,7 +35,7 @@ const box = $('#search'), input = $('input', box), results = $('#results'), up =
 let pf
 const open = async () => {
   box.showModal(); input.select()
-  try { pf ??= await import(new URL(up+'pagefind/pagefind.js', location.href)); await pf.init() }
+  try { pf ??= await import(new URL(up+'pagefind/pagefind.js', location.href)); show() } // somebody may have typed while it was loading
   catch { results.innerHTML = '<p>Search needs a web server: <code>python -m http.server -d _docs</code></p>' }
 }
 const item = (url, title, excerpt, part) => `<a role="listitem" href="${url}" class="${part ? 'part' : ''}"><b>${title}</b><small>${excerpt}</small></a>`
