@@ -155,6 +155,7 @@ def main(out=None):
     docs = Path(out or cfg.doc_path)
     if shutil.which('quarto') and not out:
         from nbdev.quarto import nbdev_docs
+        (root/'README.md').touch() # ours is newer, so nbdev leaves it alone
         return nbdev_docs(n_workers=0)
     proc = nbdev.serve.proc_nbs(n_workers=0, force=True)
     shutil.rmtree(docs, ignore_errors=True)
