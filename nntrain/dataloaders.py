@@ -276,11 +276,13 @@ def _plain_png(b):
 
 def _decoder(feature):
     "A function from an encoded image (a dict of `bytes` and `path`) to its pixels"
-    try: from torchvision.io import decode_png
-    except ImportError: decode_png = None
+    try: import torchvision.io; png = torch.ops.image.decode_png # noqa: F401 (it brings the operator)
+    except (ImportError,AttributeError): png = None
     def _f(o):
         b = o['bytes']
-        if decode_png and b and not getattr(feature, 'mode', None) and _plain_png(b): return decode_png(torch.frombuffer(bytearray(b), dtype=torch.uint8))
+        if png and b and not getattr(feature, 'mode', None) and _plain_png(b):
+            try: return png(torch.frombuffer(bytearray(b), dtype=torch.uint8), 0, False)
+            except (RuntimeError,TypeError): pass # Pillow has the last word
         return _pixels(feature.decode_example(o))
     return _f
 
