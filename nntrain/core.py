@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'batch_len', 'RunningMean', 'digits', 'get_dataset']
+           'batch_len', 'columns', 'n_batches', 'RunningMean', 'digits', 'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
 import os,random,math
@@ -91,10 +91,26 @@ def batch_len(
 )->int:
     "The number of samples in `batch`: the length of the first tensor found in it, 1 if that is a scalar. Raises `ValueError` if there is none."
     if isinstance(batch, torch.Tensor): return batch.shape[0] if batch.ndim else 1
-    for x in (batch.values() if hasattr(batch, 'values') else batch if isinstance(batch, (list, tuple)) else ()):
+    for x in batch if isinstance(batch, (list, tuple)) else batch.values() if hasattr(batch, 'values') else ():
+        if isinstance(x, torch.Tensor): return x.shape[0] if x.ndim else 1
         try: return batch_len(x)
         except ValueError: pass
     raise ValueError(f"batch holds no tensor to count samples by: {type(batch).__name__}. Collate it to tensors, or override `Learner.n_samples`.")
+
+# %% ../nbs/00_core.ipynb #3a011ceb
+def columns(
+    batch # What a loader yields
+)->list|tuple:
+    "The columns of `batch` as a sequence: a list or tuple as it is, a dict's values in their order, anything else as the only column"
+    if isinstance(batch, (list, tuple)): return batch
+    return tuple(batch.values()) if hasattr(batch, 'values') and not isinstance(batch, torch.Tensor) else (batch,)
+
+def n_batches(
+    dl # A loader
+)->int|None:
+    "How many batches `dl` will yield, or `None` if it can't tell (a stream)"
+    try: return len(dl)
+    except TypeError: return None
 
 # %% ../nbs/00_core.ipynb #08ab394f
 class RunningMean:
@@ -119,7 +135,8 @@ class RunningMean:
     def fold(self):
         "Turn the buffered values into one sum, on their device"
         if not self.values: return
-        v = torch.stack(self.values)
+        v = torch.stack(self.values).flatten()
+        if len(v)!=len(self.values): raise ValueError(f"a value must be one number, not of shape {tuple(self.values[0].shape)}: take its mean (a loss function's `reduction='mean'`)")
         v = v.to(torch.float32 if v.device.type=='mps' else torch.float64) # MPS has no float64
         self.total = self.total + (v*torch.tensor(self.weights, dtype=v.dtype, device=v.device)).sum()
         self.n += sum(self.weights)
