@@ -13,6 +13,7 @@ import torch
 from fastcore.basics import patch
 from .core import rng_state,set_rng_state
 from .events import CancelEpochException,Subscriber
+from .finite import bad_weight
 from .state import data_state,describe,differences,run_state,set_run_state
 from .storage import BadCheckpoint,read_file,revived,storable,write_file
 from .subscribers import LRFindS
@@ -31,14 +32,15 @@ class CheckpointS(Subscriber):
         dir:str|Path, # Folder of the checkpoints; made if it isn't there
         every='epoch', # When to save: `'epoch'`, an `int` (training batches), or a `float` (seconds). The end of the fit is always saved.
         keep:int=3, # How many of the newest to keep
-        monitor:str=None, # `'loss'` or a metric, of the validation if there is one: the best epoch is kept as `best.pt`
+        monitor:str=None, # `valid_` or `train_` and a column of the history, such as `'valid_loss'`: the best epoch is kept as `best.pt`
         mode:str='min', # Is the lowest value the best (`'min'`) or the highest (`'max'`)?
         *, resume:bool=True # Continue what is in `dir`? If not, its checkpoints are moved to a folder `old-1` in it, and training starts anew.
     ):
         if every!='epoch' and (isinstance(every, bool) or not isinstance(every, (int, float)) or not every>0):
             raise ValueError(f"every must be 'epoch', a whole number of training batches (100) or a number of seconds (60.), not {every!r}")
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep<1: raise ValueError(f"keep must be a whole number from 1, not {keep!r}: the newest checkpoint is what a run goes on from")
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep<1: raise ValueError(f"keep must be a whole number from 1, not {keep!r}")
         if mode not in ('min', 'max'): raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
+        if monitor is not None and str(monitor).partition('_')[0] not in ('train', 'valid'): raise ValueError(f"monitor must begin with 'train_' or 'valid_', not {monitor!r}: try 'valid_loss'")
         self.dir,self.every,self.keep,self.monitor,self.mode,self.resume = Path(dir),every,keep,monitor,mode,resume
         self.fits,self.handlers = 0,{}
 
@@ -47,6 +49,7 @@ class CheckpointS(Subscriber):
         if not self.active: return
         self.outer,self.stop,self.leaving,self.saving,self.state = sys.exc_info()[1],None,False,False,None
         self.at,self.steps,self.best,self.elapsed,self.rng_pass,self.time = (0,'train',0),0,None,0.,None,monotonic()
+        self.start = perf_counter()
         self.run = describe(learn)
         self.open_dir()
         if self.resume: self.state = self.find(learn)
@@ -116,22 +119,22 @@ def find(self:CheckpointS, learn):
 def better(self:CheckpointS, learn)->bool:
     "At the end of an epoch: is its monitored value the best so far?"
     if not self.monitor: return False
-    rows = [r for r in learn.history if r['epoch']==self.at[0]-1]
-    if not rows: return False
-    if self.monitor not in rows[-1]: raise ValueError(f"monitor: the history has no {self.monitor!r}, only {', '.join(k for k in rows[-1] if k not in ('epoch', 'mode'))}")
-    v,sign = rows[-1][self.monitor],1 if self.mode=='min' else -1
-    if not math.isfinite(v) or (self.best is not None and sign*v >= sign*self.best): return False
+    mode,name = dict(train='train', valid='eval')[self.monitor.partition('_')[0]],self.monitor.partition('_')[2]
+    row = next((r for r in reversed(learn.history) if (r['epoch'],r['mode'])==(self.at[0]-1,mode)), None)
+    if row is None: return False
+    if not isinstance(v := row.get(name), (int, float)):
+        raise ValueError(f"monitor={self.monitor!r}: the history has no number called {name!r}. It has: {', '.join(k for k,x in row.items() if isinstance(x, (int, float)))}")
+    if not math.isfinite(v) or (self.best is not None and not (v < self.best if self.mode=='min' else v > self.best)): return False
     self.best = v
     return True
 
 @patch
 def save(self:CheckpointS, learn, best=False, **parts):
     "Write a checkpoint; `parts` take the place of what the learner says now"
+    if k := bad_weight(learn.model): raise FloatingPointError(f"the weight {k} isn't finite at epoch {self.at[0]}, batch {self.at[2]}, so nothing was saved; the newest checkpoint in {self.dir} is from before. Try a smaller lr")
     state = run_state(learn)
-    bad = next((k for k,v in state['model'].items() if isinstance(v, torch.Tensor) and not bool(v.isfinite().all())), None)
-    if bad: raise FloatingPointError(f"{bad} isn't finite at epoch {self.at[0]}, {self.at[1]} batch {self.at[2]}: not saved. The newest checkpoint in {self.dir} is from before. Try a smaller lr.")
     state |= dict(at=list(self.at), fits=self.fits, steps=self.steps, run=self.run, best=self.best, n_epochs=learn.n_epochs,
-                  rng_pass=storable(self.rng_pass), seconds=self.elapsed+perf_counter()-getattr(self, 'start', perf_counter())) | parts
+                  rng_pass=storable(self.rng_pass), seconds=self.elapsed+perf_counter()-self.start) | parts
     self.saving = True
     try: write_file(state, self.dir/f'{self.n+1:06}.pt', copy=self.dir/'best.pt' if best else None)
     finally: self.saving = False
@@ -202,7 +205,7 @@ def before_epoch(self:CheckpointS, learn):
     if train and s and s['at'][1]=='eval': raise CancelEpochException # it is done; on to the validation
     if not train:
         if s: set_run_state(learn, s); self.state = None
-        self.at,self.valid = (learn.epoch,'eval',0),{k: storable(v, k) for k,v in dict(rng=rng_state(), data=data_state(learn), history=list(learn.history)).items()}
+        self.at,self.valid = (learn.epoch,'eval',0),storable(dict(rng=rng_state(), data=data_state(learn), history=learn.history))
     dl,watch = learn.dl,self.watch_train if train else self.watch_valid
     learn.dl = Watched(lambda: watch(learn, dl), dl)
 
