@@ -9,7 +9,6 @@ __all__ = ['PARTS', 'Watched', 'CheckpointS']
 import math,os,signal,sys,threading,warnings
 from pathlib import Path
 from time import monotonic,perf_counter
-import torch
 from fastcore.basics import patch
 from .core import rng_state,set_rng_state
 from .events import CancelEpochException,Subscriber

@@ -57,12 +57,14 @@ def named_subs(
 def _params(learn): return {clean_name(k): p for k,p in getattr(learn.model, 'named_parameters', lambda: ((str(i),p) for i,p in enumerate(learn.model.parameters())))()}
 def _means(learn): return {'loss': learn.mean_loss, **{f'{i}.{k}': m for i,s in enumerate(learn.subs) if isinstance(s, MetricsS) for k,m in (*s.metrics.items(), ('loss', s.loss))}}
 def _has_state(o): return hasattr(o, 'state_dict') and hasattr(o, 'load_state_dict')
-def _data(learn): return dict(dls=learn.dls) if _has_state(learn.dls) else {k: dl for k in ('train', 'valid') if _has_state(dl := getattr(learn.dls, k, None))}
+def _data(learn):
+    res = {k: dl for k in ('train', 'valid') if _has_state(dl := getattr(learn.dls, k, None))}
+    return res or (dict(dls=learn.dls) if _has_state(learn.dls) and learn.dls.state_dict() else {})
 
 def data_state(
     learn # A learner
 )->dict:
-    "Where the loaders are, for those that can tell: `dls` itself, or its loaders, if they have `state_dict` and `load_state_dict`"
+    "Where the loaders are, for those that can tell: they, or else `dls` itself, have `state_dict` and `load_state_dict`"
     return {k: o.state_dict() for k,o in _data(learn).items()}
 
 def run_state(
