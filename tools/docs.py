@@ -11,7 +11,7 @@ import nbdev.serve, yaml
 from fastcore.docments import DocmentText
 from nbdev.config import get_config
 from nbdev.process import Processor
-from nbdev.processors import FilterDefaults, add_links, add_show_docs
+from nbdev.processors import FilterDefaults, add_links, add_show_docs, exec_show_docs
 from nbdev.showdoc import BasicMarkdownRenderer
 import front
 
@@ -20,10 +20,15 @@ host = front.site(root)
 modules = dict()
 exec((root/'nntrain'/'_modidx.py').read_text(encoding='utf-8'), modules)
 modules = modules['d']['syms']
-names = {k.removeprefix(mod+'.'): v for mod,syms in reversed(modules.items()) for k,v in syms.items() if not re.search(r'(^|\.)_', k.removeprefix(mod+'.'))}
-names.update({mod: (v[0].split('#')[0], v[1]) for mod,syms in modules.items() for v in list(syms.values())[:1]})
+names,homes = {},{} # name -> (link, source file); the same for the twins of torch's classes in nntrain.scratch, which only their own pages mean
+for mod,syms in reversed(modules.items()):
+    for k,(url,src) in syms.items():
+        n,(page,anchor) = k.removeprefix(mod+'.'),url.split('#')
+        twin = n!=anchor and any(o.split('#')[-1]==anchor and k2[-len(n):]!=n for k2,(o,_) in syms.items()) # `Linear` and `linear` on one page
+        if not re.search(r'(^|\.)_', n): (homes if '.scratch.' in mod else names)[n] = names[k] = f'{page}#{n if twin else anchor}',src
+    names[mod] = page,src
 names.update({k.split('.')[1]: v for k,v in names.items() if k.startswith('Subscriber.')}) # an event by its bare name
-anchors = {v[0].split('#')[-1] for v in names.values()} # a heading of the article must not take the place of a name
+anchors = {v[0].split('#')[-1] for v in (names|homes).values()} # a heading of the article must not take the place of a name
 
 # ---- what nbdev leaves out
 def usage(o, name):
@@ -38,24 +43,24 @@ def usage(o, name):
 
 class Doc(BasicMarkdownRenderer):
     "A class is shown with its public methods; those that the notebook documents by `show_doc` have a heading of their own"
-    shown = set()
+    shown,lookup = set(),{}
     def _repr_markdown_(self):
         o,nm = self.sym,self.nm
-        src = names.get(nm, names.get(nm.split('.')[0], ('', '')))[1]
+        ref,src = self.lookup.get(nm) or self.lookup.get(nm.split('.')[0], ('', ''))
         lines = (root/src).read_text(encoding='utf-8').splitlines() if src else []
         line = next((f'#L{i}' for i,l in enumerate(lines, 1) if re.match(rf'\s*(async )?(def|class) {nm.split(".")[-1]}\b', l)), '')
-        res = [f"[source]({front.site(root, 'git_url')}/blob/main/{src}{line}){{.source}}", f"{'#'*self.title_level} `{nm}` {{#{nm.lower()} .api}}"]
+        res = [f"[source]({front.site(root, 'git_url')}/blob/main/{src}{line}){{.source}}", f"{'#'*self.title_level} `{nm}` {{#{ref.split('#')[-1] if nm in self.lookup else nm.lower()} .api}}"]
         if not inspect.isclass(o): return '\n\n'.join(res + [usage(o, nm.split('.')[-1])])
         init = next((vars(c)['__init__'] for c in o.__mro__ if '__init__' in vars(c)), None)
         doc = inspect.cleandoc(o.__doc__ or '')
         sig = usage(MethodType(init, o), f'class {nm}') if isinstance(init, FunctionType) else f'```python\nclass {nm}\n```\n\n'
-        bases = ', '.join(f'`{b.__name__}`' for b in o.__bases__ if b.__name__ in names)
+        bases = ', '.join(f'`{b.__name__}`' for b in o.__bases__ if b.__name__ in self.lookup)
         res += [sig.replace('```\n\n', f'```\n\n{doc}\n\n', 1), f'[Inherits from]{{.aside}} {bases}' if bases else '']
         answers,redefines = [],[]
         for k,m in vars(o).items():
             f = getattr(m, 'fget', None) or getattr(m, '__func__', m)
             if k[0]=='_' or not isinstance(f, FunctionType) or f'{nm}.{k}' in self.shown: continue
-            doc,anchor = inspect.getdoc(getattr(o, k)),f'{nm}.{k}'.lower()
+            doc,anchor = inspect.getdoc(getattr(o, k)),self.lookup.get(f'{nm}.{k}', (f'#{nm}.{k}'.lower(),))[0].split('#')[-1]
             if not f.__doc__ and doc: # says what its base class says: an event, or a method of torch's
                 (answers if k in names else redefines).append(f'[[`{k}`]({names[k][0]})]{{#{anchor}}}' if k in names else f'[`{k}`]{{#{anchor}}}')
                 continue
@@ -70,12 +75,18 @@ class note_shown(Processor):
         cells = self.nb.cells
         for has,run in [(has, list(run)) for has,run in groupby(range(len(cells)), key=lambda i: bool(getattr(cells[i], 'has_sd', 0)))]:
             if has: cells[run[0]:run[-1]+1] = cells[run[0]:run[-1]+1][::-1]
+        Doc.lookup = names | (homes if 'scratch' in Path(self.nb.path_).name else {})
         Doc.shown = {n for c in self.nb.cells for n in re.findall(r'show_doc\(([\w.]+)', c.source)}
 
 class link_names(Processor):
     "Link every name of ours in backticks, with relative links, outside code and headings"
-    def begin(self): self.up = '../'*(len(Path(self.nb.path_).resolve().relative_to(root/'nbs').parts)-1)
-    def link(self, m): return f'[{m[0]}]({self.up}{names[m[1]][0]})' if m[1] in names else m[0]
+    def begin(self):
+        path = Path(self.nb.path_)
+        self.here,self.up = front.page(path),'../'*(len(path.resolve().relative_to(root/'nbs').parts)-1)
+    def link(self, m):
+        to = Doc.lookup.get(m[1], ('',))[0]
+        word = re.fullmatch('[a-z]+', m[1]) and not m[0].endswith('()`') and not to.startswith(self.here) # `train` elsewhere is a split, not a function
+        return f'[{m[0]}]({self.up}{to})' if to and not word else m[0]
     def text(self, md):
         parts = re.split(r'(^(?:```|~~~).*?^(?:```|~~~)\s*?$|^#.*?$|\[`.+?`\])', md.replace(host+'/)', self.up+'index.html)').replace(host+'/', self.up), flags=re.M|re.S)
         parts = [f'{p} {{#about-{slug}}}' if p[:1]=='#' and (slug := re.sub(r'[^\w.]+', '-', p.strip('# ').lower())) in anchors else p for p in parts]
@@ -85,9 +96,22 @@ class link_names(Processor):
         for o in cell.get('outputs', []):
             if 'text/markdown' in o.get('data', {}): o.data['text/markdown'] = self.text(''.join(o.data['text/markdown']))
 
+stops = [] # cells that plain `nbdev_docs` can't get past
+
+class run_cells(exec_show_docs):
+    "nbdev runs every cell with an import, whatever else is in it, and stops if that fails. We note it, go on, and keep the outputs as they are."
+    def __call__(self, cell):
+        ours,kept = re.search(r'^show_doc', cell.source, re.M) or cell.directives_.keys() & {'export', 'exports', 'exec_doc'},cell.get('outputs')
+        try: super().__call__(cell)
+        except Exception:
+            if ours: raise
+            stops.append(f"{Path(self.nb.path_).name}: {type(self.k.exc).__name__} in a cell that imports and does something else: {cell.source[:150]!r}")
+            self.k.exc = None
+        if not ours and kept is not None: cell['outputs'] = kept
+
 class Filters(FilterDefaults):
     def base_procs(self):
-        res = [link_names if p is add_links else p for p in super().base_procs()]
+        res = [{add_links: link_names, exec_show_docs: run_cells}.get(p, p) for p in super().base_procs()]
         return res[:(i := res.index(add_show_docs)+1)] + [note_shown] + res[i:]
 
 # ---- processed notebook -> Markdown -> page
@@ -164,6 +188,7 @@ def main(out=None):
     pages = sorted(proc.rglob('*.ipynb'))
     for p in pages: render(p, proc, docs)
     subprocess.run([sys.executable, '-m', 'pagefind', '--site', docs, '--quiet'], check=True)
+    if stops: print('\nnbdev_docs runs cells that import something, and would stop at these: put their imports in cells of their own.\n ', '\n  '.join(stops), file=sys.stderr)
     print(f'{len(pages)} pages in {docs.name}. To read them: python -m http.server -d {docs.name}')
 
 if __name__ == '__main__': import docs; docs.main(*sys.argv[1:]) # as a module, so that nbdev finds `docs.Doc`
