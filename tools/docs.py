@@ -1,120 +1,16 @@
 """Build the documentation site in _docs: `make docs`.
 
-With Quarto installed this is `nbdev_docs` with the filters below. Quarto is a large download that package indexes don't have, so CI and anybody
-in a hurry get the same pages from what pip installs: nbdev's processed notebooks become Markdown, pandoc (the engine inside Quarto) makes HTML
-of it, Pagefind a search index. The filters add what nbdev leaves out: the methods of a class, links that don't need an installed nntrain."""
-import base64, inspect, json, os, re, shutil, subprocess, sys, warnings
-from itertools import groupby
+With Quarto installed this is `nbdev_docs` with the filters of tools/filters.py. Quarto is a large download that package indexes don't have, so
+CI and anybody in a hurry get the same pages from what pip installs: nbdev's processed notebooks become Markdown, pandoc (the engine inside
+Quarto) makes HTML of it, and Pagefind a search index."""
+import base64, json, os, re, shutil, subprocess, sys, warnings
 from pathlib import Path
-from types import FunctionType, MethodType
-import nbdev.serve, yaml
-from fastcore.docments import DocmentText
+import nbdev.serve, pypandoc, yaml
 from nbdev.config import get_config
-from nbdev.process import Processor
-from nbdev.processors import FilterDefaults, add_links, add_show_docs, exec_show_docs
-from nbdev.showdoc import BasicMarkdownRenderer
-import front
+import filters, front
 
 root = Path(__file__).resolve().parent.parent
-host = front.site(root)
-modules = dict()
-exec((root/'nntrain'/'_modidx.py').read_text(encoding='utf-8'), modules)
-modules = modules['d']['syms']
-names,homes = {},{} # name -> (link, source file); the same for the twins of torch's classes in nntrain.scratch, which only their own pages mean
-for mod,syms in reversed(modules.items()):
-    for k,(url,src) in syms.items():
-        n,(page,anchor) = k.removeprefix(mod+'.'),url.split('#')
-        twin = n!=anchor and any(o.split('#')[-1]==anchor and k2[-len(n):]!=n for k2,(o,_) in syms.items()) # `Linear` and `linear` on one page
-        if not re.search(r'(^|\.)_', n): (homes if '.scratch.' in mod else names)[n] = names[k] = f'{page}#{n if twin else anchor}',src
-    names[mod] = page,src
-names.update({k.split('.')[1]: v for k,v in names.items() if k.startswith('Subscriber.')}) # an event by its bare name
-anchors = {v[0].split('#')[-1] for v in (names|homes).values()} # a heading of the article must not take the place of a name
 
-# ---- what nbdev leaves out
-def usage(o, name):
-    "How to call `o` as Markdown: the signature, then each parameter that has a comment"
-    d = DocmentText(o, docstring=False)
-    args,ret = [a for a,_ in d.params],d._ret_str[1:].split(':')[0]
-    flat = f'{name}({", ".join(args)}){ret}'
-    sig = flat if len(flat) < 90 else f'{name}(\n    ' + ',\n    '.join(args) + f'\n){ret}'
-    star = dict(re.findall(r'^\s*(\*{1,2}\w+)[^#\n]*# (.+)$', inspect.getsource(o), re.M)) # fastcore overlooks the comments of these
-    docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in ((a, doc or star.get(a)) for a,doc in d.params) if doc]
-    return f'```python\n{sig}\n```\n\n' + (inspect.getdoc(o) or '') + '\n\n' + ('::: params\n' + '\n\n'.join(docs) + '\n:::' if docs else '')
-
-class Doc(BasicMarkdownRenderer):
-    "A class is shown with its public methods; those that the notebook documents by `show_doc` have a heading of their own"
-    shown,lookup = set(),{}
-    def _repr_markdown_(self):
-        o,nm = self.sym,self.nm
-        ref,src = self.lookup.get(nm) or self.lookup.get(nm.split('.')[0], ('', ''))
-        lines = (root/src).read_text(encoding='utf-8').splitlines() if src else []
-        line = next((f'#L{i}' for i,l in enumerate(lines, 1) if re.match(rf'\s*(async )?(def|class) {nm.split(".")[-1]}\b', l)), '')
-        res = [f"[source]({front.site(root, 'git_url')}/blob/main/{src}{line}){{.source}}", f"{'#'*self.title_level} `{nm}` {{#{ref.split('#')[-1] if nm in self.lookup else nm.lower()} .api}}"]
-        if not inspect.isclass(o): return '\n\n'.join(res + [usage(o, nm.split('.')[-1])])
-        init = next((vars(c)['__init__'] for c in o.__mro__ if '__init__' in vars(c)), None)
-        doc = inspect.cleandoc(o.__doc__ or '')
-        sig = usage(MethodType(init, o), f'class {nm}') if isinstance(init, FunctionType) else f'```python\nclass {nm}\n```\n\n'
-        bases = ', '.join(f'`{b.__name__}`' for b in o.__bases__ if b.__name__ in self.lookup)
-        res += [sig.replace('```\n\n', f'```\n\n{doc}\n\n', 1), f'[Inherits from]{{.aside}} {bases}' if bases else '']
-        answers,redefines = [],[]
-        for k,m in vars(o).items():
-            f = getattr(m, 'fget', None) or getattr(m, '__func__', m)
-            if k[0]=='_' or not isinstance(f, FunctionType) or f'{nm}.{k}' in self.shown: continue
-            doc,anchor = inspect.getdoc(getattr(o, k)),self.lookup.get(f'{nm}.{k}', (f'#{nm}.{k}'.lower(),))[0].split('#')[-1]
-            if not f.__doc__ and doc: # says what its base class says: an event, or a method of torch's
-                (answers if k in names else redefines).append(f'[[`{k}`]({names[k][0]})]{{#{anchor}}}' if k in names else f'[`{k}`]{{#{anchor}}}')
-                continue
-            sig = f'```python\n{k}\n```\n\n{doc}' if isinstance(m, property) else usage(getattr(o, k) if f is not m else MethodType(f, o), k)
-            res.append(f'::: {{#{anchor} .member}}\n{sig}\n:::')
-        res += [f'[{what}]{{.aside}} ' + ', '.join(ms) for what,ms in (('Answers', answers), ('Redefines', redefines)) if ms]
-        return '\n\n'.join(res)
-
-class note_shown(Processor):
-    "Tell `Doc` what the notebook documents itself, and put the definitions of one cell, which nbdev shows last first, in their order"
-    def begin(self):
-        cells = self.nb.cells
-        for has,run in [(has, list(run)) for has,run in groupby(range(len(cells)), key=lambda i: bool(getattr(cells[i], 'has_sd', 0)))]:
-            if has: cells[run[0]:run[-1]+1] = cells[run[0]:run[-1]+1][::-1]
-        Doc.lookup = names | (homes if 'scratch' in Path(self.nb.path_).name else {})
-        Doc.shown = {n for c in self.nb.cells for n in re.findall(r'show_doc\(([\w.]+)', c.source)}
-
-class link_names(Processor):
-    "Link every name of ours in backticks, with relative links, outside code and headings"
-    def begin(self):
-        path = Path(self.nb.path_)
-        self.here,self.up = front.page(path),'../'*(len(path.resolve().relative_to(root/'nbs').parts)-1)
-    def link(self, m):
-        to = Doc.lookup.get(m[1], ('',))[0]
-        word = re.fullmatch('[a-z]+', m[1]) and not m[0].endswith('()`') and not to.startswith(self.here) # `train` elsewhere is a split, not a function
-        return f'[{m[0]}]({self.up}{to})' if to and not word else m[0]
-    def text(self, md):
-        parts = re.split(r'(^(?:```|~~~).*?^(?:```|~~~)\s*?$|^#.*?$|\[`.+?`\])', md.replace(host+'/)', self.up+'index.html)').replace(host+'/', self.up), flags=re.M|re.S)
-        parts = [f'{p} {{#about-{slug}}}' if p[:1]=='#' and (slug := re.sub(r'[^\w.]+', '-', p.strip('# ').lower())) in anchors else p for p in parts]
-        return ''.join(p if i%2 else re.sub(r'`([A-Za-z_][\w.]*)(?:\(\))?`', self.link, p) for i,p in enumerate(parts))
-    def cell(self, cell):
-        if cell.cell_type=='markdown': cell.source = self.text(cell.source)
-        for o in cell.get('outputs', []):
-            if 'text/markdown' in o.get('data', {}): o.data['text/markdown'] = self.text(''.join(o.data['text/markdown']))
-
-stops = [] # cells that plain `nbdev_docs` can't get past
-
-class run_cells(exec_show_docs):
-    "nbdev runs every cell with an import, whatever else is in it, and stops if that fails. We note it, go on, and keep the outputs as they are."
-    def __call__(self, cell):
-        ours,kept = re.search(r'^show_doc', cell.source, re.M) or cell.directives_.keys() & {'export', 'exports', 'exec_doc'},cell.get('outputs')
-        try: super().__call__(cell)
-        except Exception:
-            if ours: raise
-            stops.append(f"{Path(self.nb.path_).name}: {type(self.k.exc).__name__} in a cell that imports and does something else: {cell.source[:150]!r}")
-            self.k.exc = None
-        if not ours and kept is not None: cell['outputs'] = kept
-
-class Filters(FilterDefaults):
-    def base_procs(self):
-        res = [{add_links: link_names, exec_show_docs: run_cells}.get(p, p) for p in super().base_procs()]
-        return res[:(i := res.index(add_show_docs)+1)] + [note_shown] + res[i:]
-
-# ---- processed notebook -> Markdown -> page
 def fence(text, kind): return f'``````{{.{kind}}}\n{text.rstrip()}\n``````' if text.strip() else ''
 
 def output(o, stem, opts, out):
@@ -153,7 +49,6 @@ def menu(here, up):
 
 def render(src, proc, docs):
     "Make the page of the processed notebook `src`"
-    import pypandoc
     nb = json.loads(src.read_text(encoding='utf-8'))
     rel = src.relative_to(proc)
     head = yaml.safe_load(''.join(nb['cells'][0]['source']).strip().strip('-'))
@@ -174,8 +69,8 @@ def render(src, proc, docs):
 def main(out=None):
     os.chdir(root); sys.path.insert(0, str(root))
     warnings.simplefilter('ignore') # what an import warns about is not for the reader
-    nbdev.serve.FilterDefaults = Filters
-    cfg = get_config(); cfg.d['renderer'] = 'docs.Doc'
+    nbdev.serve.FilterDefaults = filters.Filters
+    cfg = get_config(); cfg.d['renderer'] = 'filters.Doc'
     docs = Path(out or cfg.doc_path)
     if shutil.which('quarto') and not out:
         from nbdev.quarto import nbdev_docs
@@ -188,7 +83,6 @@ def main(out=None):
     pages = sorted(proc.rglob('*.ipynb'))
     for p in pages: render(p, proc, docs)
     subprocess.run([sys.executable, '-m', 'pagefind', '--site', docs, '--quiet'], check=True)
-    if stops: print('\nnbdev_docs runs cells that import something, and would stop at these: put their imports in cells of their own.\n ', '\n  '.join(stops), file=sys.stderr)
     print(f'{len(pages)} pages in {docs.name}. To read them: python -m http.server -d {docs.name}')
 
-if __name__ == '__main__': import docs; docs.main(*sys.argv[1:]) # as a module, so that nbdev finds `docs.Doc`
+if __name__ == '__main__': main(*sys.argv[1:])
