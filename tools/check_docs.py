@@ -35,7 +35,8 @@ class Page(HTMLParser):
         if 'math' in a.get('class', '').split() and tag=='span': self.math.append('')
         if tag=='merror': self.faults.append('a formula has an error')
         if tag=='pre': self.blocks.append((a.get('class') or '', []))
-        if tag in ('p', 'li', 'td', 'th', 'div', 'dd', 'dt', 'h1', 'h2', 'h3', 'h4', 'br'): self.prose.append('\n')
+        if tag in ('p', 'li', 'td', 'th', 'div', 'dd', 'dt', 'br'): self.prose.append('\n')
+        if re.fullmatch(r'h\d', tag): self.prose.append('\n¶ ')
         if tag not in void: self.open.append((tag, a))
 
     def handle_endtag(self, tag):

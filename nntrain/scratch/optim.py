@@ -162,8 +162,11 @@ class Scheduler:
     ):
         self.opt,self.f,self.t,self.lrs = opt,f,0,[g['lr'] for g in opt.param_groups]
         self.set()
-    def step(self): self.t += 1; self.set()
+    def step(self):
+        "Count a step, and set the learning rates for it"
+        self.t += 1; self.set()
     def set(self):
+        "Set the learning rate of every group for the steps counted so far"
         for g,lr in zip(self.opt.param_groups, self.lrs): g['lr'] = lr*self.f(self.t)
 
 def cosine(
