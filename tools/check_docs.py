@@ -2,6 +2,7 @@
 
 Works on the HTML alone, whichever renderer made it, plus the source for what has to be documented."""
 import ast, re, sys
+from functools import lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -82,18 +83,25 @@ def documented(root):
             for m in n.body if isinstance(n, ast.ClassDef) else []:
                 if isinstance(m, ast.FunctionDef) and m.name[0]!='_': yield page, f'{n.name}.{m.name}', bool(ast.get_docstring(m)) or inherited(n, m.name)
 
-def check(docs, root=root):
-    "All faults of the site in the folder `docs`, as text"
-    docs = Path(docs).resolve()
-    pages = {p: Page(p) for p in sorted(docs.rglob('*.html')) if 'pagefind' not in p.relative_to(docs).parts}
-    faults = [] if pages else [f'{docs.name} has no pages']
+@lru_cache
+def library(root):
+    "What the source says: public names, those of scratch, and all that may be written in backticks"
     api = list(documented(root))
     twins = {n for p,n,_ in api if p.startswith('scratch')} # of torch's classes
     known = {n for _,n,_ in api} | {n.split('.')[1] for _,n,_ in api if n.startswith('Subscriber.')}
     mods = {'.'.join(p.relative_to(root).with_suffix('').parts): p for p in (root/'nntrain').rglob('*.py')}
     known |= {'nntrain', 'nntrain.scratch', *mods} | {f'{m}.{n}' for m,p in mods.items() for n in set(re.findall(r"[A-Za-z_]\w+", p.read_text(encoding='utf-8')))}
     source = '\n'.join(p.read_text(encoding='utf-8') for p in mods.values())
-    known |= {f'{c}.{a}' for c in {n for n in known if n[0].isupper()} for a in set(re.findall(r'\bself\.(\w+)|^    (\w+) *=', source)) for a in a if a}
+    attrs = {a for pair in re.findall(r'\bself\.(\w+)|^    (\w+) *=', source, re.M) for a in pair if a}
+    known |= {f'{c}.{a}' for c in [n for n in known if n[0].isupper() and '.' not in n] for a in attrs}
+    return api, twins, known
+
+def check(docs, root=root):
+    "All faults of the site in the folder `docs`, as text"
+    docs = Path(docs).resolve()
+    pages = {p: Page(p) for p in sorted(docs.rglob('*.html')) if 'pagefind' not in p.relative_to(docs).parts}
+    faults = [] if pages else [f'{docs.name} has no pages']
+    api,twins,known = library(root)
     for path,page in pages.items():
         def fault(s, name=path.relative_to(docs).as_posix()): faults.append(f'{name}: {s}')
         for s in page.faults: fault(s)
@@ -107,7 +115,7 @@ def check(docs, root=root):
             if not to.exists(): fault(f'{url} leads nowhere')
             elif u.fragment and to in pages and unquote(u.fragment) not in pages[to].ids: fault(f'{url}: no such place on that page')
             elif not u.path and not u.fragment: fault('an empty link')
-        prose = ''.join(page.prose)
+        prose = re.sub(r'\s*\n\s*', '\n', ''.join(page.prose))
         for pattern,what in left:
             for m in re.findall(pattern, prose): fault(f'{what} is left in the text: {m.strip()[:60]}')
         for kind,text in page.blocks:

@@ -4,6 +4,7 @@ With Quarto installed this is `nbdev_docs` with the filters of tools/filters.py.
 CI and anybody in a hurry get the same pages from what pip installs: nbdev's processed notebooks become Markdown, pandoc (the engine inside
 Quarto) makes HTML of it, and Pagefind a search index."""
 import base64, json, os, re, shutil, subprocess, sys, warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import nbdev.serve, pypandoc, yaml
 from nbdev.config import get_config
@@ -21,7 +22,7 @@ def output(o, stem, opts, out):
     for kind,ext in (('image/svg+xml', 'svg'), ('image/png', 'png')):
         if kind not in data: continue
         path = out.parent/'images'/f'{out.stem}-{stem}.{ext}'
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(data[kind]) if ext=='png' else data[kind].encode())
         return f"![{opts.get('fig-cap', '')}](images/{path.name}){{.plot alt=\"{opts.get('fig-alt', opts.get('fig-cap', 'Plot drawn by the code above'))}\"}}"
     if 'text/markdown' in data: return data['text/markdown']
@@ -40,7 +41,7 @@ def cell_md(cell, i, out):
 def menu(here, up):
     "The sidebar, and the pages before and after this one"
     pages = [(name, p, '/'.join((*p.relative_to(root/'nbs').parts[:-1], front.page(p)))) for name,ps in front.sections(root).items() for p in ps]
-    link = lambda o, extra='': f'<a href="{up}{o[2]}"{extra}>{"Home" if o[1].stem=="index" else front.heading(front.read(o[1]))[0]}</a>'
+    link = lambda o, extra='': f'<a href="{up}{o[2]}"{extra}>{"Home" if o[1].stem=="index" else front.heading(o[1])[0]}</a>'
     side = [f'<h2>{name}</h2><ul>' + ''.join('<li>' + link(o, ' aria-current="page"' if o[2]==here else '') for o in pages if o[0]==name) + '</ul>'
             for name in dict.fromkeys(o[0] for o in pages)]
     i = [o[2] for o in pages].index(here)
@@ -63,8 +64,8 @@ def render(src, proc, docs):
     args = ['--template', str(root/'tools'/'site'/'page.html'), '--toc', '--toc-depth=3', '--mathml', '--wrap=none', '--fail-if-warnings']
     for k,v in values.items(): args += ['-V', f'{k}={v}']
     top = '---\n' + yaml.safe_dump({k: head.get(k, '') for k in ('title', 'description')}) + '---\n\n'
-    try: pypandoc.convert_text(top+md, 'html5', 'markdown', extra_args=args, outputfile=str(out))
-    except RuntimeError as e: sys.exit(f'{rel}: {e}')
+    res = subprocess.run([pypandoc.get_pandoc_path(), '--from=markdown', '--to=html5', '-o', out, *args], input=top+md, capture_output=True, text=True, encoding='utf-8')
+    if res.returncode: sys.exit(f'{rel}: {res.stderr}')
 
 def main(out=None):
     os.chdir(root); sys.path.insert(0, str(root))
@@ -81,7 +82,7 @@ def main(out=None):
     shutil.copytree(proc, docs, ignore=shutil.ignore_patterns('*.ipynb', '*.yml', 'styles.css'))
     for name in ('site.css', 'site.js'): shutil.copy(root/'tools'/'site'/name, docs)
     pages = sorted(proc.rglob('*.ipynb'))
-    for p in pages: render(p, proc, docs)
+    with ThreadPoolExecutor(os.cpu_count()) as ex: list(ex.map(lambda p: render(p, proc, docs), pages))
     subprocess.run([sys.executable, '-m', 'pagefind', '--site', docs, '--quiet'], check=True)
     print(f'{len(pages)} pages in {docs.name}. To read them: python -m http.server -d {docs.name}')
 

@@ -95,11 +95,17 @@ class link_names(Processor):
             if 'text/markdown' in o.get('data', {}): o.data['text/markdown'] = self.text(''.join(o.data['text/markdown']))
 
 class run_cells(exec_show_docs):
-    "nbdev runs each cell that has an import, with all that is in it. Of an example we run the imports alone, and keep the outputs that it has."
+    """nbdev runs each cell that has an import, with all that is in it. Of an example we run the imports alone, and only
+    where a `show_doc` or `exec_doc` of the author's may need them; its outputs stay as they are."""
+    def begin(self):
+        super().begin()
+        self.imports = any('exec_doc' in c.directives_ or is_doc(c) and not c.get('has_sd') for c in self.nb.cells)
     def __call__(self, cell):
-        if re.search(r'^show_doc', cell.source, re.M) or cell.directives_.keys() & {'export', 'exports', 'exec_doc'}: return super().__call__(cell)
+        if is_doc(cell) or cell.directives_.keys() & {'export', 'exports', 'exec_doc'}: return super().__call__(cell)
         imports = [ast.unparse(n) for n in cell.parsed_() or [] if isinstance(n, (ast.Import, ast.ImportFrom))]
-        if imports and cell.directives_.get('eval:')!=['false']: super().__call__(mk_cell('\n'.join(imports)))
+        if imports and self.imports and cell.directives_.get('eval:')!=['false']: super().__call__(mk_cell('\n'.join(imports)))
+
+def is_doc(cell): return cell.cell_type=='code' and re.search(r'^show_doc\(', cell.source, re.M)
 
 class Filters(FilterDefaults):
     def base_procs(self):
