@@ -4,6 +4,7 @@
 - names in backticks link relatively, whether nntrain is installed or not, and a name of ours that torch has too isn't taken for torch's;
 - an example keeps the outputs that it was saved with."""
 import ast, inspect, re
+from inspect import Parameter
 from itertools import groupby
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -33,6 +34,8 @@ def usage(o, name):
     "How to call `o` as Markdown: the signature, then each parameter that has a comment"
     d = DocmentText(o, docstring=False)
     args,ret = [a for a,_ in d.params],d._ret_str[1:].split(':')[0]
+    kinds = [v.get('kind') for k,v in d.dm.items() if k!='return']
+    if Parameter.KEYWORD_ONLY in kinds and Parameter.VAR_POSITIONAL not in kinds: args.insert(kinds.index(Parameter.KEYWORD_ONLY), '*')
     flat = f'{name}({", ".join(args)}){ret}'
     sig = flat if len(flat) < 90 else f'{name}(\n    ' + ',\n    '.join(args) + f'\n){ret}'
     star = dict(re.findall(r'^\s*(\*{1,2}\w+)[^#\n]*# (.+)$', inspect.getsource(o), re.M)) # fastcore overlooks the comments of these
@@ -47,7 +50,7 @@ class Doc(BasicMarkdownRenderer):
         ref,src = self.lookup.get(nm) or self.lookup.get(nm.split('.')[0], ('', ''))
         lines = (root/src).read_text(encoding='utf-8').splitlines() if src else []
         line = next((f'#L{i}' for i,l in enumerate(lines, 1) if re.match(rf'\s*(async )?(def|class) {nm.split(".")[-1]}\b', l)), '')
-        res = [f"[source]({front.site(root, 'git_url')}/blob/main/{src}{line}){{.source}}", f"{'#'*self.title_level} `{nm}` {{#{ref.split('#')[-1] if nm in self.lookup else nm.lower()} .api}}"]
+        res = [f"[source]({front.site(root, 'git_url')}/blob/main/{src}{line}){{.source data-pagefind-ignore=""}}", f"{'#'*self.title_level} `{nm}` {{#{ref.split('#')[-1] if nm in self.lookup else nm.lower()} .api}}"]
         if not inspect.isclass(o): return '\n\n'.join(res + [usage(o, nm.split('.')[-1])])
         init = next((vars(c)['__init__'] for c in o.__mro__ if '__init__' in vars(c)), None)
         doc = inspect.cleandoc(o.__doc__ or '')
@@ -83,7 +86,7 @@ class link_names(Processor):
         self.here,self.up = front.page(path),'../'*(len(path.resolve().relative_to(root/'nbs').parts)-1)
     def link(self, m):
         to = Doc.lookup.get(m[1], ('',))[0]
-        word = re.fullmatch('[a-z]+', m[1]) and not m[0].endswith('()`') and not to.startswith(self.here) # `train` elsewhere is a split, not a function
+        word = re.fullmatch('[a-z]+', m[1]) and not to.startswith(self.here) # `train` elsewhere is a split, not a function
         return f'[{m[0]}]({self.up}{to})' if to and not word else m[0]
     def text(self, md):
         parts = re.split(r'(^(?:```|~~~).*?^(?:```|~~~)\s*?$|^#.*?$|\[`.+?`\])', md.replace(host+'/)', self.up+'index.html)').replace(host+'/', self.up), flags=re.M|re.S)
