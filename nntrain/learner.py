@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from time import perf_counter
 import torch
 from fastcore.basics import patch
+from .advice import annotate,check_loss
 from .core import batch_len,check_number,columns,default_device,n_batches
 from .events import (CancelFitException,CancelEpochException,CancelBatchException,PublishEvents,Publisher,Subscriber,
-                            add_note,batches_of,check_names,check_subs,show_events)
+                            batches_of,check_names,check_subs,show_events)
 from .finite import Guard,GuardedMean
 from .subscribers import MetricsS,DeviceS,LRFindS,ProgressS
 
@@ -95,6 +96,7 @@ class Learner(Publisher):
         self.predict()
         self.publish('after_predict')
         self.get_loss()
+        if not self.batch_idx: check_loss(self)
         self.publish('after_loss')
         if self.model.training:
             self.backward()
@@ -171,14 +173,12 @@ def _record(self:Learner, seconds):
 def _no_trace(learn):
     "Put back subscribers and training modes, and drop all gradients, however the block ends"
     modules = list(learn.model.modules()) if hasattr(learn.model, 'modules') else [learn.model]
-    subs,modes = learn.subs,[m.training for m in modules]
+    subs,modes,learn.epoch,learn.batch_idx = learn.subs,[m.training for m in modules],0,-1
     def drop_grads():
         for p in learn.model.parameters(): p.grad = None
     drop_grads()
-    learn.epoch,learn.batch_idx = 0,-1
     try: yield
-    except BaseException as e:
-        add_note(e, f"nntrain: in epoch {learn.epoch}, {'training' if learn.model.training else 'validation'} batch {learn.batch_idx}" if learn.batch_idx>=0 else "nntrain: before the first batch"); raise
+    except BaseException as e: annotate(learn, e); raise
     finally:
         learn.subs,learn.mean_loss.guard = subs,None
         for m,mode in zip(modules, modes): m.training = mode
