@@ -21,8 +21,10 @@ def bad_weight(
     named = getattr(model, 'named_parameters', lambda: ((f'parameter {i}', p) for i,p in enumerate(model.parameters())))
     tensors = {**dict(named()), **dict(getattr(model, 'named_buffers', dict().items)())}
     fs = [(k, t) for k,t in tensors.items() if t.is_floating_point() or t.is_complex()]
-    if not fs or bool(torch.stack([torch.isfinite(t).all().to(fs[0][1].device) for _,t in fs]).all()): return None # one question to the device
-    return next(k for k,t in fs if not _finite(t))
+    if not fs: return None
+    total = torch.stack([t.detach().sum().abs().to(fs[0][1].device, torch.float32) for _,t in fs]).sum() # not finite if a weight isn't, or if it grows too large
+    if bool(torch.isfinite(total)): return None # one question to the device
+    return next((k for k,t in fs if not _finite(t)), None)
 
 @torch.no_grad()
 def culprit(
