@@ -48,13 +48,9 @@ class CheckpointS(Subscriber):
         if not self.active: return
         self.outer,self.stop,self.leaving,self.saving,self.state = sys.exc_info()[1],None,False,False,None
         self.at,self.steps,self.best,self.elapsed,self.rng_pass,self.time = (0,'train',0),0,None,0.,None,monotonic()
-        self.start = perf_counter()
-        self.run = describe(learn)
+        self.start,self.pid,self.run = perf_counter(),os.getpid(),describe(learn)
         self.open_dir()
-        if self.resume: self.state = self.find(learn)
-        start = learn.n_epochs if self.state=='done' else self.state['at'][0] if self.state else 0
-        if self.state=='done': self.state = None
-        epochs = range(start, learn.n_epochs)
+        epochs = range(self.find(learn) if self.resume else 0, learn.n_epochs)
         learn.epochs = Watched(lambda: self.watch_epochs(learn, epochs), epochs)
         self.catch_signals()
 
@@ -99,10 +95,10 @@ def newest(self:CheckpointS):
 
 @patch
 def find(self:CheckpointS, learn):
-    "The state to go on from: `None` to begin, `'done'` if a later fit was begun already. Raises `ValueError` if it is of another run."
+    "Find the state to go on from; return its epoch (the last if a later fit was begun already). Raises `ValueError` if it is of another run."
     f,state = self.newest()
-    if state is None or state['fits'] < self.fits: return None
-    if state['fits'] > self.fits: return 'done'
+    if state is None or state['fits'] < self.fits: return 0
+    if state['fits'] > self.fits: return learn.n_epochs
     diffs = differences(state['run'], self.run)
     if diffs: raise ValueError(f"{f} is of another run: {'; '.join(diffs[:6])}{f' and {len(diffs)-6} more' if len(diffs)>6 else ''}. "
                                "Put that back as it was, take another folder, or start anew with CheckpointS(..., resume=False)")
@@ -110,19 +106,18 @@ def find(self:CheckpointS, learn):
     if n!=learn.n_epochs: warnings.warn(f"this run was begun with epochs={n} and goes on with epochs={learn.n_epochs}: a schedule may not fit")
     where = 'all epochs are done' if epoch>=learn.n_epochs else f"epoch {epoch}, {'validation' if phase=='eval' else f'batch {i}'}"
     print(f'Resumed from {f}: {where}')
-    self.steps,self.best = state['steps'],state['best']
-    return state
+    self.state,self.at,self.steps,self.best = state,(epoch, phase, i),state['steps'],state['best']
+    return epoch
 
 # %% ../nbs/08_checkpoint.ipynb #d62fcb31
 @patch
 def better(self:CheckpointS, learn)->bool:
     "At the end of an epoch: is its monitored value the best so far?"
     if not self.monitor: return False
-    mode,name = dict(train='train', valid='eval')[self.monitor.partition('_')[0]],self.monitor.partition('_')[2]
-    row = next((r for r in reversed(learn.history) if (r['epoch'],r['mode'])==(self.at[0]-1,mode)), None)
-    if row is None: return False
+    mode,_,name = self.monitor.partition('_')
+    row = next((r for r in reversed(learn.history) if (r['epoch'],r['mode'])==(self.at[0]-1,'train' if mode=='train' else 'eval')), {})
     if not isinstance(v := row.get(name), (int, float)):
-        raise ValueError(f"monitor={self.monitor!r}: the history has no number called {name!r}. It has: {', '.join(k for k,x in row.items() if isinstance(x, (int, float)))}")
+        raise ValueError(f"monitor={self.monitor!r}: the history has no such number. In {mode} it has: {', '.join(k for k,x in row.items() if isinstance(x, (int, float))) or 'nothing'}")
     if not math.isfinite(v) or (self.best is not None and not (v < self.best if self.mode=='min' else v > self.best)): return False
     self.best = v
     return True
@@ -130,9 +125,9 @@ def better(self:CheckpointS, learn)->bool:
 @patch
 def save(self:CheckpointS, learn, best=False, **parts):
     "Write a checkpoint; `parts` take the place of what the learner says now"
-    if k := bad_weight(learn.model): raise FloatingPointError(f"the weight {k} isn't finite at epoch {self.at[0]}, batch {self.at[2]}, so nothing was saved; the newest checkpoint in {self.dir} is from before. Try a smaller lr")
-    state = run_state(learn)
-    state |= dict(at=list(self.at), fits=self.fits, steps=self.steps, run=self.run, best=self.best, n_epochs=learn.n_epochs,
+    if self.timer: self.timer.cancel()
+    if k := bad_weight(learn.model): return learn.mean_loss.guard.stop(f"a weight isn't finite at epoch {self.at[0]}, batch {self.at[2]}, so it wasn't saved", f'the weight {k}')
+    state = run_state(learn)|dict(at=list(self.at), fits=self.fits, steps=self.steps, run=self.run, best=self.best, n_epochs=learn.n_epochs,
                   rng_pass=storable(self.rng_pass), seconds=self.elapsed+perf_counter()-self.start) | parts
     self.saving = True
     try: write_file(state, self.dir/f'{self.n+1:06}.pt', copy=self.dir/'best.pt' if best else None)
@@ -144,7 +139,6 @@ def save(self:CheckpointS, learn, best=False, **parts):
 @patch
 def between(self:CheckpointS, learn, last=False):
     "Between two batches or two epochs: save if it is time to, and leave if a signal came"
-    if self.timer: self.timer.cancel()
     new_epoch = self.at[1:]==('train',0)
     best = new_epoch and self.better(learn)
     if isinstance(self.every, str): due = new_epoch
@@ -217,7 +211,6 @@ def cleanup_epoch(self:CheckpointS, learn):
     if isinstance(learn.dl, Watched): learn.dl = learn.dl.of
     if self.leaving: # everybody else has put things back as they were before the validation
         self.leaving = False
-        if self.timer: self.timer.cancel()
         self.save(learn, **self.valid)
 
 @patch
@@ -226,14 +219,14 @@ def cleanup_fit(self:CheckpointS, learn):
     if self.timer: self.timer.cancel()
     if self.active:
         if isinstance(learn.epochs, Watched): learn.epochs = range(learn.n_epochs)
-        if sys.exc_info()[1] is self.outer: self.fits += 1 # done, or ended by a subscriber; not by an error
-    self.handlers,self.timer,self.state,self.active = {},None,None,False
+    done = self.active and sys.exc_info()[1] is self.outer # or ended by a subscriber; not by an error
+    self.handlers,self.timer,self.state,self.active,self.fits = {},None,None,False,self.fits+done
+    if done and self.stop: self.leave() # it came too late for anybody else
 
 # %% ../nbs/08_checkpoint.ipynb #5153bc47
 @patch
 def catch_signals(self:CheckpointS):
     "From now on SIGTERM and SIGINT end the fit after the batch. Only the main thread can say so."
-    self.pid = os.getpid()
     if threading.current_thread() is not threading.main_thread(): return
     for sig in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(sig) not in (None, signal.SIG_IGN): self.handlers[sig] = signal.signal(sig, self.on_signal)
