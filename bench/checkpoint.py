@@ -34,6 +34,15 @@ def fitted(width, d):
     learn.fit(1, valid=False, subs=[ckpt])
     return learn,ckpt
 
+def row(width, d, n):
+    "A row of the table, for a network of this width"
+    learn,ckpt = fitted(width, d/'run')
+    state,theirs,ours = run_state(learn),d/'plain.pt',d/'ours.pt'
+    r,a,b = ratio(lambda: ckpt.save(learn), lambda: plain(state, theirs), n)
+    rw = ratio(lambda: write_file(state, ours), lambda: plain(state, theirs), n)[0]
+    rr = ratio(lambda: read_file(ours), lambda: torch.load(theirs, weights_only=True), n)[0]
+    return f'| {theirs.stat().st_size/1e6:.1f} MB | {a*1e3:.0f} ms | {b*1e3:.0f} ms | {r:.2f} | {rw:.2f} | {rr:.2f} |'
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument('--folder', help='on the disk to be measured; the default is that of temporary files')
@@ -41,13 +50,6 @@ def main():
     args = p.parse_args()
     print('| state | save of CheckpointS | torch.save + fsync | ratio | write_file alone | read_file / torch.load |\n| --- | --- | --- | --- | --- | --- |')
     for width in (64, 1000, 2500):
-        with tempfile.TemporaryDirectory(dir=args.folder) as d:
-            d = Path(d)
-            learn,ckpt = fitted(width, d/'run')
-            state = run_state(learn)
-            r,a,b = ratio(lambda: ckpt.save(learn), lambda: plain(state, d/'plain.pt'), args.pairs)
-            rw,_,_ = ratio(lambda: write_file(state, d/'ours.pt'), lambda: plain(state, d/'plain.pt'), args.pairs)
-            rr,_,_ = ratio(lambda: read_file(d/'ours.pt'), lambda: torch.load(d/'plain.pt', weights_only=True), args.pairs)
-            print(f'| {(d/"plain.pt").stat().st_size/1e6:.1f} MB | {a*1e3:.0f} ms | {b*1e3:.0f} ms | {r:.2f} | {rw:.2f} | {rr:.2f} |')
+        with tempfile.TemporaryDirectory(dir=args.folder) as d: print(row(width, Path(d), args.pairs), flush=True)
 
 if __name__ == '__main__': main()

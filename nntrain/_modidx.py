@@ -589,4 +589,5 @@ d = { 'settings': { 'branch': 'main',
                                 'nntrain.verify.WitnessS.watch': ('verify.html#witnesss.watch', 'nntrain/verify.py'),
                                 'nntrain.verify._bits': ('verify.html#_bits', 'nntrain/verify.py'),
                                 'nntrain.verify._cause': ('verify.html#_cause', 'nntrain/verify.py'),
+                                'nntrain.verify._print': ('verify.html#_print', 'nntrain/verify.py'),
                                 'nntrain.verify.first_difference': ('verify.html#first_difference', 'nntrain/verify.py')}}}

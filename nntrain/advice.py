@@ -7,7 +7,7 @@ __all__ = ['check_loss', 'advice', 'annotate']
 
 # %% ../nbs/04b_advice.ipynb #6d0de7ca
 import torch
-from .core import batch_len,columns
+from .core import columns
 from .events import CANCELS,add_note
 
 # %% ../nbs/04b_advice.ipynb #fc4293e9

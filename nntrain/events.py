@@ -124,7 +124,7 @@ class PublishEvents:
                 except BaseException as e2:
                     if isinstance(e, (*CANCELS, SystemExit)): raise # would not be seen otherwise
                     while e2 not in (None, e): add_note(e, f"nntrain: a clean-up failed too: {e2!r}; {'; '.join(getattr(e2, '__notes__', []))}"); e2 = e2.__context__
-                raise e
+                raise
             unwind(cleanup)
             return res
         _f.scope = self.name

@@ -21,6 +21,8 @@ from .subscribers import DeviceS,LRFindS,MetricsS,ProgressS
 # %% ../nbs/08a_verify.ipynb #4be655c4
 def _bits(t): return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
+def _print(t): return int(_bits(t).long().mul(torch.arange(t.numel()*t.element_size())%251+1).sum()) # a finger's
+
 def first_difference(
     a, # Nested dicts, lists and tuples of tensors and plain values
     b, # The same, perhaps
@@ -52,9 +54,7 @@ class WitnessS(Subscriber):
         learn.dl = self.watch(learn, dl)
     def watch(self, learn, dl):
         for b in dl:
-            tensors = []
-            map_tensors(lambda t: tensors.append(t), b)
-            self.seen[(learn.epoch, learn.batch_idx+1)] = [int(_bits(t).long().mul(torch.arange(t.numel()*t.element_size())%251+1).sum()) for t in tensors]
+            self.seen[(learn.epoch, learn.batch_idx+1)] = map_tensors(_print, b)
             if self.save and self.n==self.stop: raise CancelFitException # the checkpoint was written before this batch was fetched
             yield b
             self.n += 1
@@ -91,7 +91,7 @@ def _copy(self:Learner):
 
 def _cause(straight, resumed, again, learn):
     "What probably made `resumed` another run than `straight`; `again` is a second straight one"
-    def odd(a, b): return next((k for k in a.seen if k in b.seen and a.seen[k]!=b.seen[k]), None)
+    def odd(a, b): return next((k for k in a.seen if k in b.seen and first_difference(a.seen[k], b.seen[k])), None)
     if k := odd(straight, again): return f"the data: batch {k[1]} of epoch {k[0]} differs between two runs from the same seed, so a data set, transform or collate function has random numbers of its own"
     if first_difference(straight.state, again.state): return "an operation, or a random generator in model or subscribers, that doesn't repeat: two straight runs from the same seed differ. Try set_seed(0, deterministic=True)"
     if k := odd(straight, resumed): return f"the data: batch {k[1]} of epoch {k[0]} is another one after the resume, so data set, transform or loader remember something. Let the loader have state_dict and load_state_dict"
