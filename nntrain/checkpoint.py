@@ -105,7 +105,7 @@ def find(self:CheckpointS, learn):
     (epoch,phase,i),n = state['at'],state['n_epochs']
     if n!=learn.n_epochs: warnings.warn(f"this run was begun with epochs={n} and goes on with epochs={learn.n_epochs}: a schedule may not fit")
     where = 'all epochs are done' if epoch>=learn.n_epochs else f"epoch {epoch}, {'validation' if phase=='eval' else f'batch {i}'}"
-    print(f'Resumed from {f}: {where}')
+    if not learn.quiet: print(f'Resumed from {f}: {where}')
     self.state,self.at,self.steps,self.best = state,(epoch, phase, i),state['steps'],state['best']
     return epoch
 

@@ -168,11 +168,12 @@ def save(self:Learner,
     "Save the weights alone, as a plain `state_dict` that torch reads without nntrain. Raises `OSError` that names the path; an old file is then intact."
     state,path = storable(weights(self.model), 'weights'),Path(path)
     if path.suffix!='.safetensors': return write_file(state, path)
-    tmp = path.with_name(f'.{path.name}.tmp')
+    st,tmp = _safetensors(),path.with_name(f'.{path.name}.tmp')
     try:
-        _safetensors().save_file({k: v.clone().contiguous() for k,v in state.items()}, tmp)
+        st.save_file({k: v.clone().contiguous() for k,v in state.items()}, tmp)
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())
         os.replace(tmp, path); _fsync_dir(path.parent)
+    except Exception as e: raise OSError(f"{path} wasn't written: {e}") from e
     finally: tmp.unlink(missing_ok=True)
 
 @patch

@@ -1,0 +1,89 @@
+"A fit leaves no trace, however it ends: subscribers, modes, gradients, hooks, handlers, bars, workers. What needs no processes is in nbs/08_checkpoint.ipynb."
+import multiprocessing, signal, time
+from contextlib import redirect_stdout
+from io import StringIO
+from types import SimpleNamespace
+import pytest, torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from nntrain.checkpoint import CheckpointS
+from nntrain.core import set_seed
+from nntrain.dataloaders import DataLoaders
+from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException, Subscriber
+from nntrain.learner import Learner
+from nntrain.subscribers import MetricsS, ProgressS
+
+pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning', 'ignore:.*worker processes in total.*:UserWarning')
+
+class Points(Dataset):
+    def __init__(self, bad=None): self.bad = bad
+    def __len__(self): return 64
+    def __getitem__(self, i):
+        if i==self.bad: raise LookupError('no such file')
+        return torch.tensor([i/64, 1-i/64]),i%2
+
+class HookS(Subscriber):
+    "Holds a hook for as long as the fit lasts"
+    handle = None
+    def before_fit(self, learn): self.handle = learn.model[0].register_forward_hook(lambda *args: None)
+    def cleanup_fit(self, learn):
+        if self.handle: self.handle.remove()
+
+class RaiseS(Subscriber):
+    def __init__(self, event, exc): self.exc = exc; setattr(self, event, self.go)
+    def go(self, learn):
+        if learn.epoch==1: raise self.exc
+
+def get_learner(tmp_path, bad=None, ours=False):
+    set_seed(0)
+    if ours: dls = DataLoaders.from_datasets(Points(bad), Points(), 8, cache=False, num_workers=2)
+    else: dls = SimpleNamespace(train=DataLoader(Points(bad), 8, num_workers=2), valid=DataLoader(Points(), 8, num_workers=2))
+    return Learner(nn.Sequential(nn.Linear(2,4), nn.BatchNorm1d(4), nn.Linear(4,2)), dls, F.cross_entropy, torch.optim.SGD, .1,
+                   [MetricsS(), HookS(), CheckpointS(tmp_path, every=3)])
+
+def trace(learn):
+    "What a fit must leave as it was"
+    return dict(subs=list(learn.subs), modes=[m.training for m in learn.model.modules()], grads=[p.grad for p in learn.model.parameters()], grad_mode=torch.is_grad_enabled(),
+                hooks=[len(m._forward_hooks) for m in learn.model.modules()], handlers=[signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)],
+                output=[vars(s).get('output') for s in learn.subs], step=vars(learn).get('step'), guard=learn.mean_loss.guard)
+
+def workers():
+    "Live children, given a moment to end"
+    end = time.monotonic()+5
+    while multiprocessing.active_children() and time.monotonic() < end: time.sleep(.01)
+    return multiprocessing.active_children()
+
+ENDS = [None, CancelFitException(), CancelEpochException(), CancelBatchException(), ValueError('oops'), KeyboardInterrupt(), SystemExit(3)]
+@pytest.mark.parametrize('exc', ENDS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize('event', ['after_loss', 'cleanup_batch', 'after_epoch'])
+def test_a_fit_leaves_no_trace(tmp_path, exc, event):
+    if isinstance(exc, CancelBatchException) and event=='after_epoch' or isinstance(exc, (CancelFitException, CancelEpochException, CancelBatchException)) and event.startswith('cleanup'): return
+    learn = get_learner(tmp_path)
+    learn.model.eval(); learn.model[1].train()
+    before,held = trace(learn),None
+    with redirect_stdout(StringIO()):
+        try: learn.fit(2, subs=[ProgressS(display='terminal'), *([RaiseS(event, exc)] if exc else [])])
+        except type(exc or 0) as e: held = e # and with it all the frames that it passed through
+        assert held is (None if isinstance(exc, (CancelFitException, CancelEpochException, CancelBatchException)) else exc)
+        assert trace(learn)==before and not workers()
+        assert (learn.epochs, learn.dl in (learn.dls.train, learn.dls.valid))==(range(2), True)
+        if held is not None: assert f'nntrain: in {event} of RaiseS' in held.__notes__
+        learn.fit(2) # the next one works
+    assert trace(learn)==before and not workers()
+
+@pytest.mark.parametrize('ours', [False, True])
+def test_an_error_in_a_worker(tmp_path, ours):
+    learn = get_learner(tmp_path, bad=40, ours=ours)
+    before = trace(learn)
+    with redirect_stdout(StringIO()), pytest.raises((LookupError, ValueError), match='no such file') as e: learn.fit(1)
+    assert not workers() and trace(learn)==before
+    assert any('nntrain: in epoch 0, training batch' in n for n in e.value.__notes__)
+
+def test_persistent_workers_stay(tmp_path):
+    learn = get_learner(tmp_path)
+    learn.dls.train = DataLoader(Points(), 8, num_workers=1, persistent_workers=True)
+    with redirect_stdout(StringIO()): learn.fit(2)
+    assert len(multiprocessing.active_children())==1
+    del learn
+    assert not workers()
