@@ -93,6 +93,7 @@ def newest(self:CheckpointS):
                                   "Bring a good one back, or start anew with CheckpointS(..., resume=False), which moves them aside")
     return None,None
 
+# %% ../nbs/08_checkpoint.ipynb #b33a32ed
 @patch
 def find(self:CheckpointS, learn):
     "Find the state to go on from; return its epoch (the last if a later fit was begun already). Raises `ValueError` if it is of another run."

@@ -85,6 +85,7 @@ class Guard:
             if k in self.kept: t.copy_(self.kept[k])
         raise FloatingPointError(f"{msg}. The weights are back at {self.where}, where they were finite. Try a smaller lr, clip gradients, look at the data; or see NaNStopS.")
 
+# %% ../nbs/04a_finite.ipynb #0dd03ca2
 class GuardedMean(RunningMean):
     "A `RunningMean` that shows its values to `guard`, if it has one, each time when it sums them up"
     guard = None
