@@ -244,6 +244,55 @@ def lr_find(self:Learner,
     if plot: self.lr_finder.plot()
     return self.lr_finder.suggestion
 
+# %% ../nbs/05_learner.ipynb #dcc05ce3
+from .core import to_cpu,to_device
+from .items import Prediction,as_prediction,class_names,evaluating,explain_shape,item_batch,joined,uncounted
+
+# %% ../nbs/05_learner.ipynb #531b22a3
+@patch
+def _predict_batch(self:Learner, batch):
+    "Predictions for `batch` on the CPU; the learner's own `batch` and `preds` stay"
+    kept = {k: vars(self)[k] for k in ('batch','preds') if k in vars(self)}
+    with evaluating(self.model):
+        try:
+            self.batch = batch
+            self.publish('before_batch')
+            for p in self.model.parameters(): self.batch = to_device(self.batch, p.device); break
+            self.predict()
+            self.publish('after_predict')
+            return to_cpu(self.preds)
+        finally:
+            self.unwind('cleanup_batch')
+            for k in ('batch','preds'): vars(self).pop(k, None)
+            vars(self).update(kept)
+
+# %% ../nbs/05_learner.ipynb #92395c46
+@patch
+def iter_preds(self:Learner,
+    dl=None, # A loader, whose batches need no targets; `None` takes `dls.valid`
+    *, with_targets=False # Give pairs of predictions and targets?
+):
+    "A generator of the predictions for each batch of `dl`, on the CPU, computed when asked for"
+    if dl is None: check_dl(self.dls, 'valid'); dl = self.dls.valid
+    return ((preds, to_cpu(columns(b)[self.n_inp])) if with_targets else preds for b in uncounted(dl) for preds in [self._predict_batch(b)])
+
+@patch
+def get_preds(self:Learner, dl=None, *, with_targets=False):
+    "The predictions for all of `dl`, in its order, on the CPU; arguments as in `iter_preds`. With targets: `(preds, targets)`."
+    res = list(self.iter_preds(dl, with_targets=with_targets))
+    if not res: raise ValueError("dl gave no batches: there is nothing to predict")
+    return joined(res)
+
+# %% ../nbs/05_learner.ipynb #f9144d5b
+@patch
+def predict_item(self:Learner,
+    item # A path, a PIL image, an array, a tensor; or a dict of columns
+)->Prediction:
+    "`(label, index, probs)` of the likeliest class. Raises `ValueError` or `FileNotFoundError`, naming the item, if it isn't one that the model can take."
+    batch = item_batch(self.dls, item, self.n_inp)
+    with explain_shape(self.dls, batch): out = self.get_preds([batch])
+    return as_prediction(out[0], class_names(self.dls, self.n_inp))
+
 # %% ../nbs/05_learner.ipynb #a24849e4
 device = default_device()
 _all_ = ['device', 'CancelFitException', 'CancelEpochException', 'CancelBatchException', 'PublishEvents', 'Subscriber',
