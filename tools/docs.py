@@ -105,6 +105,7 @@ def output(o, stem, opts, out):
         path.write_bytes(base64.b64decode(data[kind]) if ext=='png' else data[kind].encode())
         return f"![{opts.get('fig-cap', '')}](images/{path.name}){{.plot alt=\"{opts.get('fig-alt', opts.get('fig-cap', 'Plot drawn by the code above'))}\"}}"
     if 'text/markdown' in data: return data['text/markdown']
+    if 'text/html' in data and not re.search(r'<(img|svg|table|video)', data['text/html']) and not re.sub(r'<style.*?</style>|<[^>]+>', '', data['text/html'], flags=re.S).strip(): return ''
     if 'text/html' in data: return f"``````{{=html}}\n<div class=\"html-output\">{data['text/html']}</div>\n``````"
     return fence(data.get('text/plain', ''), 'output')
 
@@ -154,6 +155,7 @@ def main(out=None):
     docs = Path(out or cfg.doc_path)
     if shutil.which('quarto') and not out:
         from nbdev.quarto import nbdev_docs
+        (root/'README.md').touch() # ours is newer, so nbdev leaves it alone
         return nbdev_docs(n_workers=0)
     proc = nbdev.serve.proc_nbs(n_workers=0, force=True)
     shutil.rmtree(docs, ignore_errors=True)

@@ -48,15 +48,27 @@ def sidebar(root):
         if paths: res += [f'      - section: {name}', '        contents:', *(f"          - {p.relative_to(root/'nbs').as_posix()}" for p in paths)]
     return '\n'.join(res)
 
+def table(html):
+    "The rows of an HTML table, such as a progress table, as a Markdown table"
+    rows = [re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', r, re.S) for r in re.findall(r'<tr.*?</tr>', html, re.S)]
+    if not rows: return ''
+    return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]])
+
+def shown(o):
+    "An output of a cell as Markdown; pictures are left out"
+    data = {k: ''.join(v) for k,v in o.get('data', {}).items()}
+    if 'text/html' in data: return table(data['text/html'])
+    text = ''.join(o.get('text', '')) or ('' if 'image/png' in data else data.get('text/plain', ''))
+    text = re.sub(r'\x1b\[[\d;]*m', '', text).rstrip()
+    return f'```text\n{text}\n```' if text else ''
+
 def markdown(cell):
-    "A cell as plain Markdown: text as it is, code fenced with what it printed below, hidden cells as nothing"
+    "A cell as plain Markdown: text as it is, code fenced with what it gave below, hidden cells as nothing"
     src = source(cell)
     if cell['cell_type']=='markdown': return src
     if cell['cell_type']!='code' or re.search(r'^#\|\s*(hide|default_exp|export\w*|echo: *false)\b', src, re.M): return ''
     code = re.sub(r'^#\|.*\n?', '', src, flags=re.M).strip()
-    out = ''.join(''.join(o.get('text') or o.get('data', {}).get('text/plain', '')) if 'image/png' not in o.get('data', {}) else '' for o in cell['outputs'])
-    out = re.sub(r'\x1b\[[\d;]*m', '', out).rstrip()
-    return f'```python\n{code}\n```' + (f'\n\n```text\n{out}\n```' if out else '')
+    return '\n\n'.join(filter(None, [f'```python\n{code}\n```', *map(shown, cell['outputs'])]))
 
 def write(root):
     "Bring the three files of the project at `root` up to date"
