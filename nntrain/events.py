@@ -127,6 +127,7 @@ def published(
         if (f,j) in seen: return
         seen.add((f,j))
         scope = getattr(f, 'scope', None)
+        if f'before_{scope}' in res: scope = None # an override that runs its parent's body, without the events
         if scope: res.setdefault(f'before_{scope}', depth)
         for o in _calls(getattr(f, '__wrapped__', f), j, mro):
             if isinstance(o, str): res.setdefault(o, depth+bool(scope))
