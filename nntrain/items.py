@@ -72,16 +72,15 @@ def open_picture(
 
 # %% ../nbs/02_items.ipynb #8ffff906
 def _form(ds):
-    "A row of `ds`, and a function that takes a row like it through the transform of the data set"
+    "A row of `ds` before its transform (where that can be had), the transform of a row or `None`, and the row as it goes into a batch"
     if hasattr(ds, 'with_format') and hasattr(ds, '__getitem__') and isinstance(ds.format, dict) and ds.format['type'] in (None, 'custom'):
-        f = ds.format['format_kwargs'].get('transform')
-        def finish(row): return {k: v[0] for k,v in f({k: [v] for k,v in row.items()}).items()} if f else row
-        return ds.with_format(None)[0],finish
-    base = ds
+        f,row = ds.format['format_kwargs'].get('transform'),ds.with_format(None)[0]
+        def finish(row): return {k: v[0] for k,v in f({k: [v] for k,v in row.items()}).items()}
+        return row,finish if f else None,finish(row) if f else row
+    base,row = ds,ds[0] if hasattr(ds, '__getitem__') else next(iter(ds))
     while not hasattr(base, 'transform') and hasattr(base, 'dataset'): base = base.dataset # a `Subset`
-    f,row = getattr(base, 'transform', None),ds[0] if hasattr(ds, '__getitem__') else next(iter(ds))
-    if f and isinstance(row, (tuple, list)): return row,lambda row: (f(row[0]), *row[1:])
-    return row,lambda row: row
+    f = getattr(base, 'transform', None)
+    return row,(lambda row: (f(row[0]), *row[1:])) if f and isinstance(row, (tuple, list)) else None,row
 
 def _put(row, x):
     "`row` with `x` as its first column"
@@ -106,12 +105,12 @@ def item_batch(
     raw = isinstance(item, (str, Path)) or hasattr(item, 'getbands') or (getattr(item, 'dtype', None) in (np.uint8, torch.uint8) and item.ndim>1)
     if ds is None or collate is None: batch = first_batch(dls)
     else:
-        row,finish = _form(ds)
+        row,f,done = _form(ds)
+        finish = f or (lambda row: row)
         if isinstance(item, dict): return collate([finish({**row, **item})])
-        batch = collate([finish(row)])
-        first = columns(row)[0]
-        if raw and (hasattr(first, 'getbands') or hasattr(first, 'shape') and finish(row) is not row):
-            mode = first.mode if hasattr(first, 'getbands') else {1:'L', 3:'RGB'}.get(first.shape[0])
+        batch,first = collate([done]),columns(row)[0]
+        if raw and (f or hasattr(first, 'getbands')):
+            mode = first.mode if hasattr(first, 'getbands') else {1:'L', 3:'RGB'}.get(getattr(first, 'shape', (0,))[0])
             return collate([finish(_put(row, open_picture(item, mode)))])
     x0 = columns(batch)[0][0]
     if raw: item = hf_ds_collate_fn([open_picture(item, {1:'L', 3:'RGB'}.get(x0.shape[0] if x0.ndim==3 else 1))], flatten=False)[0][0]
