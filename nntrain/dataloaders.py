@@ -132,7 +132,7 @@ class BatchPlan:
         seed:int=0
     ):
         self.n,self.batch_size,self.shuffle,self.drop_last = n,batch_size,shuffle,drop_last
-        self.sampler,self.batch_sampler,self.seed,self.at = sampler,batch_sampler,seed,(0,0)
+        self.sampler,self.batch_sampler,self.seed,self.at,self.lists = sampler,batch_sampler,seed,(0,0),False
 
     def __len__(self):
         if self.batch_sampler is not None: return len(self.batch_sampler)
@@ -154,7 +154,9 @@ class BatchPlan:
     def keys(self, epoch, start=0):
         "The keys of pass `epoch`, from batch `start` on"
         order,bs = self.order(epoch),self.batch_size
-        for i in range(start, len(self)): yield BatchKey(self.seed, epoch, i, order[i] if self.batch_sampler is not None else order[i*bs:(i+1)*bs])
+        for i in range(start, len(self)):
+            rows = order[i] if self.batch_sampler is not None else order[i*bs:(i+1)*bs]
+            yield BatchKey(self.seed, epoch, i, rows.tolist() if self.lists and isinstance(rows, torch.Tensor) else rows)
 
 # %% ../nbs/01_dataloaders.ipynb #26adb655
 class Rows(Dataset):
@@ -195,14 +197,14 @@ class Loader(DataLoader):
     "A `DataLoader` that knows its pass and its batch, and goes on from there. Made by `DataLoaders`."
     def __init__(self, dataset, plan=None, *, seed=0, split='train', why=None, num_workers=0, **kwargs):
         self.plan,self.seed,self.split,self.why,self.epoch,self.batch,self.live = plan,seed,split,why,0,0,None
-        if plan is not None: kwargs.update(sampler=plan, batch_size=None, collate_fn=_same)
+        if plan is not None: kwargs.update(sampler=plan, batch_size=None, collate_fn=_same); plan.lists = num_workers>0 # what goes to a worker had better be no tensor
         if num_workers and hasattr(dataset, 'at'): dataset.at = torch.full((num_workers,3), -1).share_memory_()
         super().__init__(dataset, num_workers=num_workers, generator=torch.Generator(), **kwargs)
         if plan is not None: self._rows = plan.batch_size
 
     def __repr__(self):
-        if self.plan is None: return f'{self.split!r}, an iterable in batches of {self.batch_size}'
-        return f"{self.split!r}, {self.plan.n:,} rows in {len(self):,} batches of {self.batch_size}, " + (f'streamed ({self.why})' if self.why else 'decoded in memory')
+        if self.plan is None: return f'the iterable {self.split!r} in batches of {self.batch_size}'
+        return f"{self.plan.n:,} rows of {self.split!r} in {len(self):,} {'batch' if len(self)==1 else 'batches'} of {self.batch_size}, " + (f'streamed ({self.why})' if self.why else 'decoded in memory')
 
     # The true batch size, though torch is told `None`
     batch_size = property(lambda self: self._rows, lambda self,v: setattr(self, '_rows', v))
@@ -249,7 +251,7 @@ class Loader(DataLoader):
         "Fetch the rows of `key` one by one in a worker of their own, for 5 seconds at most: the row that kills it, or -1"
         data = copy(self.dataset)
         data.single,data.at = True,torch.full((1,3), -1).share_memory_()
-        try: next(iter(DataLoader(data, sampler=[key], batch_size=None, collate_fn=_same, num_workers=1, timeout=5)))
+        try: next(iter(DataLoader(data, sampler=[key], batch_size=None, collate_fn=_same, num_workers=1, timeout=5, generator=torch.Generator())))
         except RuntimeError as e: return -1 if 'timed out' in str(e) else int(data.at[0,2])
         except Exception: pass
         return -1
@@ -398,7 +400,6 @@ class Decoded(Dataset):
         rows = torch.as_tensor(key.rows)
         return [self.batch(k, x.index_select(0, rows)) for k,x in self.cols.items()]
     def batch(self, k, x):
-        "What column `k` gives a batch, from the rows `x`: pictures become floats from 0 to 1"
         if k not in self.images: return x
         return _floats(x).flatten(1) if self.flatten else _floats(x)
 
@@ -488,7 +489,7 @@ class DataLoaders:
         batch_sampler=None, # Lists of row numbers, in place of `batch_size`
         drop_last:bool=False, # Leave out a last training batch that is shorter?
         splits:tuple=('train','valid'), # What errors call the two
-        **kwargs # To both `DataLoader`s: `num_workers`, `pin_memory`, `persistent_workers`, `prefetch_factor`, ...
+        **kwargs # To both `DataLoader`s: `pin_memory`, and where data are streamed `num_workers`, `persistent_workers`, `prefetch_factor`, ...
     ):
         "Make both loaders. Raises `ValueError` or `TypeError`, with the split and the remedy, on data that can't be batched."
         if cache not in ('auto',True,False): raise ValueError(f"cache must be 'auto', True or False, not {cache!r}")
