@@ -202,10 +202,6 @@ class Loader(DataLoader):
         super().__init__(dataset, num_workers=num_workers, generator=torch.Generator(), **kwargs)
         if plan is not None: self._rows = plan.batch_size
 
-    def __repr__(self):
-        if self.plan is None: return f'the iterable {self.split!r} in batches of {self.batch_size}'
-        return f"{self.plan.n:,} rows of {self.split!r} in {len(self):,} {'batch' if len(self)==1 else 'batches'} of {self.batch_size}, " + (f'streamed ({self.why})' if self.why else 'decoded in memory')
-
     # The true batch size, though torch is told `None`
     batch_size = property(lambda self: self._rows, lambda self,v: setattr(self, '_rows', v))
 
@@ -227,46 +223,59 @@ class Loader(DataLoader):
         try: yield from super().__iter__()
         except RuntimeError as e: self.explain(e, epoch); raise
 
-    def stream(self, epoch, start):
-        "An iterable has no row numbers: to go on at batch `start` is to read up to there"
-        if hasattr(self.dataset, 'set_epoch'): self.dataset.set_epoch(epoch)
-        it,end = super().__iter__(),object()
-        for i in itertools.count():
-            with nullcontext() if self.num_workers else seeded(self.seed, epoch, i):
-                try: b = next(it, end)
-                except Exception as e: raise ValueError(f"split {self.split!r}, batch {i} of the stream: {e if isinstance(e, ValueError) else repr(e)}") from e
-            if b is end: return
-            if i>=start: yield b
+# %% ../nbs/01_dataloaders.ipynb #86a9b656
+@patch
+def __repr__(self:Loader):
+    if self.plan is None: return f'the iterable {self.split!r} in batches of {self.batch_size}'
+    return f"{self.plan.n:,} rows of {self.split!r} in {len(self):,} {'batch' if len(self)==1 else 'batches'} of {self.batch_size}, " + (f'streamed ({self.why})' if self.why else 'decoded in memory')
 
-    def explain(self, e, epoch):
-        "If a worker was killed: raise what it was fetching"
-        pids = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)', str(e))
-        for pid,batch,row in (self.dataset.at.tolist() if pids else ()):
-            if str(pid) not in re.findall(r'\d+', pids[1]): continue
-            if row<0: row = self.last_row(next(self.plan.keys(epoch, batch)))
-            where = f'row {row}' if row>=0 else f'one of the rows {list(map(int, next(self.plan.keys(epoch, batch)).rows))}'
-            raise RuntimeError(f"split {self.split!r}: a worker died while it fetched {where} (batch {batch}). Either that row's code crashes, or memory ran out: try that row with num_workers=0, or fewer workers") from e
+@patch
+def stream(self:Loader, epoch, start):
+    "An iterable has no row numbers: to go on at batch `start` is to read up to there"
+    if hasattr(self.dataset, 'set_epoch'): self.dataset.set_epoch(epoch)
+    it,end = DataLoader.__iter__(self),object()
+    for i in itertools.count():
+        with nullcontext() if self.num_workers else seeded(self.seed, epoch, i):
+            try: b = next(it, end)
+            except Exception as e: raise ValueError(f"split {self.split!r}, batch {i} of the stream: {e if isinstance(e, ValueError) else repr(e)}") from e
+        if b is end: return
+        if i>=start: yield b
 
-    def last_row(self, key):
-        "Fetch the rows of `key` one by one in a worker of their own, for 5 seconds at most: the row that kills it, or -1"
-        data = copy(self.dataset)
-        data.single,data.at = True,torch.full((1,3), -1).share_memory_()
-        try: next(iter(DataLoader(data, sampler=[key], batch_size=None, collate_fn=_same, num_workers=1, timeout=5, generator=torch.Generator())))
-        except RuntimeError as e: return -1 if 'timed out' in str(e) else int(data.at[0,2])
-        except Exception: pass
-        return -1
+# %% ../nbs/01_dataloaders.ipynb #372de3d2
+@patch
+def state_dict(self:Loader)->dict:
+    "Where the loader is, in whole numbers: those of `load_state_dict`, and what it can check"
+    return dict(seed=self.seed, epoch=self.epoch, batch=self.batch, batch_size=self.batch_size or 0, rows=-1 if self.plan is None else self.plan.n)
 
-    def state_dict(self)->dict:
-        "Where the loader is, in whole numbers: those of `load_state_dict`, and what it can check"
-        return dict(seed=self.seed, epoch=self.epoch, batch=self.batch, batch_size=self.batch_size or 0, rows=-1 if self.plan is None else self.plan.n)
+@patch
+def load_state_dict(self:Loader, state:dict):
+    "The next iteration continues at batch `state['batch']` of pass `state['epoch']`. Raises `ValueError` if the data or the batch size isn't the same."
+    ours = self.state_dict()
+    for k in ('batch_size','rows'):
+        if state[k]!=ours[k]: raise ValueError(f"split {self.split!r}: the state was saved with {k}={state[k]}, this loader has {k}={ours[k]}. Build it from the same data, with the same batch size")
+    self.seed,self.epoch,self.batch,self.live = state['seed'],state['epoch'],state['batch'],None
+    if self.plan is not None: self.plan.seed = self.seed
 
-    def load_state_dict(self, state:dict):
-        "The next iteration continues at batch `state['batch']` of pass `state['epoch']`. Raises `ValueError` if the data or the batch size isn't the same."
-        ours = self.state_dict()
-        for k in ('batch_size','rows'):
-            if state[k]!=ours[k]: raise ValueError(f"split {self.split!r}: the state was saved with {k}={state[k]}, this loader has {k}={ours[k]}. Build it from the same data, with the same batch size")
-        self.seed,self.epoch,self.batch,self.live = state['seed'],state['epoch'],state['batch'],None
-        if self.plan is not None: self.plan.seed = self.seed
+# %% ../nbs/01_dataloaders.ipynb #68cb8f14
+@patch
+def explain(self:Loader, e, epoch):
+    "If a worker was killed: raise what it was fetching"
+    pids = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)', str(e))
+    for pid,batch,row in (self.dataset.at.tolist() if pids else ()):
+        if str(pid) not in re.findall(r'\d+', pids[1]): continue
+        if row<0: row = self.last_row(next(self.plan.keys(epoch, batch)))
+        where = f'row {row}' if row>=0 else f'one of the rows {list(map(int, next(self.plan.keys(epoch, batch)).rows))}'
+        raise RuntimeError(f"split {self.split!r}: a worker died while it fetched {where} (batch {batch}). Either that row's code crashes, or memory ran out: try that row with num_workers=0, or fewer workers") from e
+
+@patch
+def last_row(self:Loader, key):
+    "Fetch the rows of `key` one by one in a worker of their own, for 5 seconds at most: the row that kills it, or -1"
+    data = copy(self.dataset)
+    data.single,data.at = True,torch.full((1,3), -1).share_memory_()
+    try: next(iter(DataLoader(data, sampler=[key], batch_size=None, collate_fn=_same, num_workers=1, timeout=5, generator=torch.Generator())))
+    except RuntimeError as e: return -1 if 'timed out' in str(e) else int(data.at[0,2])
+    except Exception: pass
+    return -1
 
 # %% ../nbs/01_dataloaders.ipynb #9f98ccaf
 def _plain_png(b):
@@ -314,6 +323,7 @@ class _Chunks(Dataset):
             res.append(x)
         return res
 
+# %% ../nbs/01_dataloaders.ipynb #83b961c2
 def _n_workers(work):
     "Workers worth starting to decode `work` pixels"
     import multiprocessing as mp
@@ -456,17 +466,6 @@ def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, s
     return Loader(data, plan, seed=seed, split=split, **{k:v for k,v in kwargs.items() if k.startswith('pin_memory')}) # no workers: making a batch is faster than sending it
 
 # %% ../nbs/01_dataloaders.ipynb #be7a06a0
-def _splits(dd):
-    "The names of the training and the validation split of `dd`"
-    if not hasattr(dd, 'keys'): raise TypeError(f"dd must be a DatasetDict with named splits, not {type(dd).__name__}. For data sets of your own: DataLoaders.from_datasets(train_ds, valid_ds, batch_size)")
-    names,found = list(dd),[o for o in ('valid','validation') if o in dd]
-    fix = "Name them: DatasetDict(train=..., valid=...)"
-    if 'train' not in names: raise ValueError(f"dd has no split called 'train': it has {names}. {fix}")
-    if len(found)>1: raise ValueError(f"dd has both 'valid' and 'validation': {names}. {fix}")
-    found = found or [o for o in ('test',) if o in dd]
-    if not found and len(names)>1: raise ValueError(f"dd has no split called 'valid', 'validation' or 'test': it has {names}. {fix}")
-    return 'train',(found or [None])[0]
-
 class DataLoaders:
     "A pair of data loaders: `train`, and `valid` (or `None`)"
     def __init__(self,
@@ -505,55 +504,74 @@ class DataLoaders:
         valid = None if valid_ds is None else make(valid_ds, 1, batch_size=bs*2)
         return cls(make(train_ds, 0, batch_size=bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last), valid)
 
-    @classmethod
-    def from_hf_dd(cls,
-        dd, # A `DatasetDict` with a split `train`; and `valid`, `validation`, or else `test`
-        batch_size:int, # Rows of a training batch; a validation batch has twice as many
-        collate_fn=hf_ds_collate_fn, # Rows → batch
-        *, cache='auto', cache_dir=None, seed=None, **kwargs # As in `from_datasets`
-    ):
-        "Make both loaders from the splits of `dd`, found by their names"
-        train,valid = _splits(dd)
-        return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache, cache_dir=cache_dir, seed=seed, splits=(train,valid), **kwargs)
-    def state_dict(self)->dict:
-        "Where both loaders are, in whole numbers, for those that can tell (a `StatefulDataLoader` of torchdata can too)"
-        return {k: dl.state_dict() for k,dl in (('train',self.train),('valid',self.valid)) if hasattr(dl, 'state_dict')}
+# %% ../nbs/01_dataloaders.ipynb #a3f720aa
+def _splits(dd):
+    "The names of the training and the validation split of `dd`"
+    if not hasattr(dd, 'keys'): raise TypeError(f"dd must be a DatasetDict with named splits, not {type(dd).__name__}. For data sets of your own: DataLoaders.from_datasets(train_ds, valid_ds, batch_size)")
+    names,found = list(dd),[o for o in ('valid','validation') if o in dd]
+    fix = "Name them: DatasetDict(train=..., valid=...)"
+    if 'train' not in names: raise ValueError(f"dd has no split called 'train': it has {names}. {fix}")
+    if len(found)>1: raise ValueError(f"dd has both 'valid' and 'validation': {names}. {fix}")
+    found = found or [o for o in ('test',) if o in dd]
+    if not found and len(names)>1: raise ValueError(f"dd has no split called 'valid', 'validation' or 'test': it has {names}. {fix}")
+    return 'train',(found or [None])[0]
 
-    def load_state_dict(self, state:dict):
-        "Both loaders go on where they were when `state_dict` made `state`"
-        for k,v in state.items(): getattr(self, k).load_state_dict(v)
+@patch(cls_method=True)
+def from_hf_dd(cls:DataLoaders,
+    dd, # A `DatasetDict` with a split `train`; and `valid`, `validation`, or else `test`
+    batch_size:int, # Rows of a training batch; a validation batch has twice as many
+    collate_fn=hf_ds_collate_fn, # Rows → batch
+    *, cache='auto', cache_dir=None, seed=None, **kwargs # As in `from_datasets`
+):
+    "Make both loaders from the splits of `dd`, found by their names"
+    train,valid = _splits(dd)
+    return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache, cache_dir=cache_dir, seed=seed, splits=(train,valid), **kwargs)
 
-    def one_batch(self,
-        train:bool=True # Of the training data? Else of the validation data
-    ):
-        "The first batch of the next pass, which isn't counted: a look at the data changes nothing"
-        dl = self.train if train else self.valid
-        if not isinstance(dl, Loader): return next(iter(dl))
-        return next(dl.batches(dl.epoch)) if dl.plan is None else dl.dataset[next(dl.plan.keys(dl.epoch))]
+# %% ../nbs/01_dataloaders.ipynb #08ed5e64
+@patch
+def state_dict(self:DataLoaders)->dict:
+    "Where both loaders are, in whole numbers, for those that can tell (a `StatefulDataLoader` of torchdata can too)"
+    return {k: dl.state_dict() for k,dl in (('train',self.train),('valid',self.valid)) if hasattr(dl, 'state_dict')}
 
-    @staticmethod
-    def split(
-        dd, # A `DatasetDict` with a split `train` and no validation split, or a single data set
-        valid:float=0.2, # Share of the rows that go into the new split `valid`
-        seed:int=0, # Decides which ones
-        stratify:str|None='label' # Keep the shares of this column's values alike in both; `None`: don't
-    ):
-        "A `DatasetDict` with the splits `train` and `valid`, and what else `dd` had. Raises `ValueError` on a share, a column or splits that don't fit."
-        from datasets import DatasetDict
-        dd = dict(dd) if isinstance(dd, dict) else dict(train=dd)
-        if 'train' not in dd or {'valid','validation'}&set(dd): raise ValueError(f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}")
-        ds,n = dd['train'],len(dd['train'])
-        if not 0<valid<1 or int(n*valid+1e-9) in (0,n): raise ValueError(f"valid must be a share between 0 and 1 that leaves rows in both splits, not {valid!r} of {n} rows: try 0.2")
-        order = np.random.default_rng(seed).permutation(n)
-        if stratify is not None:
-            if stratify not in ds.column_names: raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or give stratify=None")
-            order = order[np.argsort(np.asarray(ds.with_format(None)[stratify][:])[order], kind='stable')]
-        taken = np.diff((np.arange(n+1)*valid+1e-9).astype(int))>0 # evenly spaced, so each class gets its share
-        return DatasetDict(dd | dict(train=ds.select(np.sort(order[~taken])), valid=ds.select(np.sort(order[taken]))))
+@patch
+def load_state_dict(self:DataLoaders, state:dict):
+    "Both loaders go on where they were when `state_dict` made `state`"
+    for k,v in state.items(): getattr(self, k).load_state_dict(v)
 
-    def __repr__(self):
-        def f(dl): return repr(dl) if isinstance(dl, Loader) else 'none' if dl is None else type(dl).__name__
-        return f'train: {f(self.train)}\nvalid: {f(self.valid)}'
+@patch
+def __repr__(self:DataLoaders):
+    def f(dl): return repr(dl) if isinstance(dl, Loader) else 'none' if dl is None else type(dl).__name__
+    return f'train: {f(self.train)}\nvalid: {f(self.valid)}'
+
+@patch
+def one_batch(self:DataLoaders,
+    train:bool=True # Of the training data? Else of the validation data
+):
+    "The first batch of the next pass, which isn't counted: a look at the data changes nothing"
+    dl = self.train if train else self.valid
+    if not isinstance(dl, Loader): return next(iter(dl))
+    return next(dl.batches(dl.epoch)) if dl.plan is None else dl.dataset[next(dl.plan.keys(dl.epoch))]
+
+# %% ../nbs/01_dataloaders.ipynb #3330e5cf
+@patch(cls_method=True)
+def split(cls:DataLoaders,
+    dd, # A `DatasetDict` with a split `train` and no validation split, or a single data set
+    valid:float=0.2, # Share of the rows that go into the new split `valid`
+    seed:int=0, # Decides which ones
+    stratify:str|None='label' # Keep the shares of this column's values alike in both; `None`: don't
+):
+    "A `DatasetDict` with the splits `train` and `valid`, and what else `dd` had. Raises `ValueError` on a share, a column or splits that don't fit."
+    from datasets import DatasetDict
+    dd = dict(dd) if isinstance(dd, dict) else dict(train=dd)
+    if 'train' not in dd or {'valid','validation'}&set(dd): raise ValueError(f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}")
+    ds,n = dd['train'],len(dd['train'])
+    if not 0<valid<1 or int(n*valid+1e-9) in (0,n): raise ValueError(f"valid must be a share between 0 and 1 that leaves rows in both splits, not {valid!r} of {n} rows: try 0.2")
+    order = np.random.default_rng(seed).permutation(n)
+    if stratify is not None:
+        if stratify not in ds.column_names: raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or give stratify=None")
+        order = order[np.argsort(np.asarray(ds.with_format(None)[stratify][:])[order], kind='stable')]
+    taken = np.diff((np.arange(n+1)*valid+1e-9).astype(int))>0 # evenly spaced, so each class gets its share
+    return DatasetDict(dd | dict(train=ds.select(np.sort(order[~taken])), valid=ds.select(np.sort(order[taken]))))
 
 # %% ../nbs/01_dataloaders.ipynb #fe067f72
 Stats = namedtuple('Stats', 'mean std')
