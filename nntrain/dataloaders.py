@@ -7,7 +7,8 @@ __all__ = ['BatchKey', 'Stats', 'hf_ds_collate_fn', 'inplace', 'collate_dict', '
            'Loader', 'Columns', 'decode', 'Decoded', 'free_memory', 'DataLoaders']
 
 # %% ../nbs/01_dataloaders.ipynb #1ac6a2af
-import itertools,os,random,re,warnings,weakref
+import itertools,os,random,re,signal,threading,time,warnings,weakref
+import multiprocessing as mp
 from collections import namedtuple
 from contextlib import contextmanager,nullcontext
 from copy import copy
@@ -202,6 +203,10 @@ class Loader(DataLoader):
         super().__init__(dataset, num_workers=num_workers, generator=torch.Generator(), **kwargs)
         if plan is not None: self._rows = plan.batch_size
 
+    def __repr__(self):
+        if self.plan is None: return f'the iterable {self.split!r} in batches of {self.batch_size}'
+        return f"{self.plan.n:,} rows of {self.split!r} in {len(self):,} {'batch' if len(self)==1 else 'batches'} of {self.batch_size}, " + (f'streamed ({self.why})' if self.why else 'decoded in memory')
+
     # The true batch size, though torch is told `None`
     batch_size = property(lambda self: self._rows, lambda self,v: setattr(self, '_rows', v))
 
@@ -220,15 +225,13 @@ class Loader(DataLoader):
         self.generator.manual_seed(mix_seed(self.seed, epoch)) # the workers' base seed
         if self.plan is None: yield from self.stream(epoch, start); return
         self.plan.at = epoch,start
-        try: yield from super().__iter__()
-        except RuntimeError as e: self.explain(e, epoch); raise
+        try:
+            it = super().__iter__()
+            if self.num_workers: _defer_deaths(self)
+            yield from it
+        except (RuntimeError,OSError,EOFError) as e: self.explain(e, epoch); raise
 
 # %% ../nbs/01_dataloaders.ipynb #86a9b656
-@patch
-def __repr__(self:Loader):
-    if self.plan is None: return f'the iterable {self.split!r} in batches of {self.batch_size}'
-    return f"{self.plan.n:,} rows of {self.split!r} in {len(self):,} {'batch' if len(self)==1 else 'batches'} of {self.batch_size}, " + (f'streamed ({self.why})' if self.why else 'decoded in memory')
-
 @patch
 def stream(self:Loader, epoch, start):
     "An iterable has no row numbers: to go on at batch `start` is to read up to there"
@@ -257,12 +260,35 @@ def load_state_dict(self:Loader, state:dict):
     if self.plan is not None: self.plan.seed = self.seed
 
 # %% ../nbs/01_dataloaders.ipynb #68cb8f14
+_loaders = weakref.WeakSet()
+
+def _pids(e):
+    "Process ids in PyTorch's error of a dead worker"
+    m = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)', str(e))
+    return set(map(int, m[1].split(','))) if m else set()
+
+def _defer_deaths(dl):
+    "Let the death of a worker of `dl` show in `dl`, not in the midst of other code"
+    _loaders.add(dl); dl.dataset.at.fill_(-1)
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, 'SIGCHLD'): return
+    old = signal.getsignal(signal.SIGCHLD)
+    if getattr(old, 'defers', False) or not callable(old): return
+    def handler(signum, frame):
+        try: old(signum, frame)
+        except RuntimeError as e:
+            if not _pids(e) & {pid for o in _loaders for pid in o.dataset.at[:,0].tolist()}: raise
+    handler.defers = True
+    signal.signal(signal.SIGCHLD, handler)
+
 @patch
 def explain(self:Loader, e, epoch):
     "If a worker was killed: raise what it was fetching"
-    pids = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)', str(e))
-    for pid,batch,row in (self.dataset.at.tolist() if pids else ()):
-        if str(pid) not in re.findall(r'\d+', pids[1]): continue
+    at,dead = getattr(self.dataset, 'at', None),[]
+    for _ in range(20 if at is not None and (_pids(e) or not isinstance(e, RuntimeError)) else 0): # its socket may close a moment before it has ended
+        alive = {p.pid for p in mp.active_children()}
+        if dead := [o for o in at.tolist() if o[0]>=0 and o[0] not in alive]: break
+        time.sleep(0.05)
+    for _,batch,row in dead:
         if row<0: row = self.last_row(next(self.plan.keys(epoch, batch)))
         where = f'row {row}' if row>=0 else f'one of the rows {list(map(int, next(self.plan.keys(epoch, batch)).rows))}'
         raise RuntimeError(f"split {self.split!r}: a worker died while it fetched {where} (batch {batch}). Either that row's code crashes, or memory ran out: try that row with num_workers=0, or fewer workers") from e
@@ -273,8 +299,8 @@ def last_row(self:Loader, key):
     data = copy(self.dataset)
     data.single,data.at = True,torch.full((1,3), -1).share_memory_()
     try: next(iter(DataLoader(data, sampler=[key], batch_size=None, collate_fn=_same, num_workers=1, timeout=5, generator=torch.Generator())))
-    except RuntimeError as e: return -1 if 'timed out' in str(e) else int(data.at[0,2])
-    except Exception: pass
+    except (RuntimeError,OSError,EOFError) as e: return -1 if 'timed out' in str(e) else int(data.at[0,2])
+    except Exception: pass # a row that fails is no row that kills
     return -1
 
 # %% ../nbs/01_dataloaders.ipynb #9f98ccaf
@@ -326,7 +352,6 @@ class _Chunks(Dataset):
 # %% ../nbs/01_dataloaders.ipynb #83b961c2
 def _n_workers(work):
     "Workers worth starting to decode `work` pixels"
-    import multiprocessing as mp
     if work<1e7 or mp.get_start_method()!='fork' or mp.current_process().daemon: return 0
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return min(n, 8) if n>1 else 0
@@ -473,36 +498,57 @@ class DataLoaders:
         valid=None # Another one, or `None` to train only
     ): self.train,self.valid = train,valid
 
-    @classmethod
-    def from_datasets(cls,
-        train_ds, # Any PyTorch data set, map-style or iterable, or a Hugging Face one
-        valid_ds=None, # The same kind, or `None`
-        batch_size:int=64, # Rows of a training batch; a validation batch has twice as many
-        collate_fn=None, # Rows → batch; `None` is PyTorch's `default_collate`, or `hf_ds_collate_fn` for a Hugging Face data set
-        *,
-        cache:bool|str='auto', # Decode once and keep in memory: `'auto'` if possible and it takes at most half of the free memory
-        cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
-        seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
-        shuffle:bool=True, # Training batches in a new order in each pass?
-        sampler=None, # Row numbers of the training batches, in place of shuffling
-        batch_sampler=None, # Lists of row numbers, in place of `batch_size`
-        drop_last:bool=False, # Leave out a last training batch that is shorter?
-        splits:tuple=('train','valid'), # What errors call the two
-        **kwargs # To both `DataLoader`s: `pin_memory`, and where data are streamed `num_workers`, `persistent_workers`, `prefetch_factor`, ...
+    def state_dict(self)->dict:
+        "Where both loaders are, in whole numbers, for those that can tell (a `StatefulDataLoader` of torchdata can too)"
+        return {k: dl.state_dict() for k,dl in (('train',self.train),('valid',self.valid)) if hasattr(dl, 'state_dict')}
+
+    def load_state_dict(self, state:dict):
+        "Both loaders go on where they were when `state_dict` made `state`"
+        for k,v in state.items(): getattr(self, k).load_state_dict(v)
+
+    def __repr__(self):
+        def f(dl): return repr(dl) if isinstance(dl, Loader) else 'none' if dl is None else type(dl).__name__
+        return f'train: {f(self.train)}\nvalid: {f(self.valid)}'
+
+    def one_batch(self,
+        train:bool=True # Of the training data? Else of the validation data
     ):
-        "Make both loaders. Raises `ValueError` or `TypeError`, with the split and the remedy, on data that can't be batched."
-        if cache not in ('auto',True,False): raise ValueError(f"cache must be 'auto', True or False, not {cache!r}")
-        if collate_fn is not None and not callable(collate_fn): raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for the default")
-        odd = set(kwargs)-set(signature(DataLoader).parameters)
-        if odd: raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to torch.utils.data.DataLoader, which has none of that name")
-        bs,g = _whole('batch_size', batch_size),kwargs.pop('generator', None)
-        seed = torch.randint(2**63-1, (), generator=g).item() if seed is None else _whole('seed', seed, 0)
-        kw = dict(cache=cache, cache_dir=cache_dir, **kwargs)
-        def make(ds, i, **kw2):
-            f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else _collate)
-            return _make_loader(ds, collate_fn=f, split=splits[i], seed=mix_seed(seed, i), **kw, **kw2)
-        valid = None if valid_ds is None else make(valid_ds, 1, batch_size=bs*2)
-        return cls(make(train_ds, 0, batch_size=bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last), valid)
+        "The first batch of the next pass, which isn't counted: a look at the data changes nothing"
+        dl = self.train if train else self.valid
+        if not isinstance(dl, Loader): return next(iter(dl))
+        return next(dl.batches(dl.epoch)) if dl.plan is None else dl.dataset[next(dl.plan.keys(dl.epoch))]
+
+# %% ../nbs/01_dataloaders.ipynb #2e37380c
+@patch(cls_method=True)
+def from_datasets(cls:DataLoaders,
+    train_ds, # Any PyTorch data set, map-style or iterable, or a Hugging Face one
+    valid_ds=None, # The same kind, or `None`
+    batch_size:int=64, # Rows of a training batch; a validation batch has twice as many
+    collate_fn=None, # Rows → batch; `None` is PyTorch's `default_collate`, or `hf_ds_collate_fn` for a Hugging Face data set
+    *,
+    cache:bool|str='auto', # Decode once and keep in memory: `'auto'` if possible and it takes at most half of the free memory
+    cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
+    seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
+    shuffle:bool=True, # Training batches in a new order in each pass?
+    sampler=None, # Row numbers of the training batches, in place of shuffling
+    batch_sampler=None, # Lists of row numbers, in place of `batch_size`
+    drop_last:bool=False, # Leave out a last training batch that is shorter?
+    splits:tuple=('train','valid'), # What errors call the two
+    **kwargs # To both `DataLoader`s: `pin_memory`, and where data are streamed `num_workers`, `persistent_workers`, `prefetch_factor`, ...
+):
+    "Make both loaders. Raises `ValueError` or `TypeError`, with the split and the remedy, on data that can't be batched."
+    if cache not in ('auto',True,False): raise ValueError(f"cache must be 'auto', True or False, not {cache!r}")
+    if collate_fn is not None and not callable(collate_fn): raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for the default")
+    odd = set(kwargs)-set(signature(DataLoader).parameters)
+    if odd: raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to torch.utils.data.DataLoader, which has none of that name")
+    bs,g = _whole('batch_size', batch_size),kwargs.pop('generator', None)
+    seed = torch.randint(2**63-1, (), generator=g).item() if seed is None else _whole('seed', seed, 0)
+    kw = dict(cache=cache, cache_dir=cache_dir, **kwargs)
+    def make(ds, i, **kw2):
+        f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else _collate)
+        return _make_loader(ds, collate_fn=f, split=splits[i], seed=mix_seed(seed, i), **kw, **kw2)
+    valid = None if valid_ds is None else make(valid_ds, 1, batch_size=bs*2)
+    return cls(make(train_ds, 0, batch_size=bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last), valid)
 
 # %% ../nbs/01_dataloaders.ipynb #a3f720aa
 def _splits(dd):
@@ -526,31 +572,6 @@ def from_hf_dd(cls:DataLoaders,
     "Make both loaders from the splits of `dd`, found by their names"
     train,valid = _splits(dd)
     return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache, cache_dir=cache_dir, seed=seed, splits=(train,valid), **kwargs)
-
-# %% ../nbs/01_dataloaders.ipynb #08ed5e64
-@patch
-def state_dict(self:DataLoaders)->dict:
-    "Where both loaders are, in whole numbers, for those that can tell (a `StatefulDataLoader` of torchdata can too)"
-    return {k: dl.state_dict() for k,dl in (('train',self.train),('valid',self.valid)) if hasattr(dl, 'state_dict')}
-
-@patch
-def load_state_dict(self:DataLoaders, state:dict):
-    "Both loaders go on where they were when `state_dict` made `state`"
-    for k,v in state.items(): getattr(self, k).load_state_dict(v)
-
-@patch
-def __repr__(self:DataLoaders):
-    def f(dl): return repr(dl) if isinstance(dl, Loader) else 'none' if dl is None else type(dl).__name__
-    return f'train: {f(self.train)}\nvalid: {f(self.valid)}'
-
-@patch
-def one_batch(self:DataLoaders,
-    train:bool=True # Of the training data? Else of the validation data
-):
-    "The first batch of the next pass, which isn't counted: a look at the data changes nothing"
-    dl = self.train if train else self.valid
-    if not isinstance(dl, Loader): return next(iter(dl))
-    return next(dl.batches(dl.epoch)) if dl.plan is None else dl.dataset[next(dl.plan.keys(dl.epoch))]
 
 # %% ../nbs/01_dataloaders.ipynb #3330e5cf
 @patch(cls_method=True)
