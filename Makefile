@@ -36,7 +36,7 @@ test-nbs: $(STAMP)
 
 test-py: $(STAMP)
 	@echo "== pytest"
-	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg $(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	@echo "== ruff"

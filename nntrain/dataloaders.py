@@ -7,7 +7,8 @@ __all__ = ['BatchKey', 'Stats', 'hf_ds_collate_fn', 'inplace', 'collate_dict', '
            'Loader', 'Columns', 'decode', 'Decoded', 'free_memory', 'DataLoaders']
 
 # %% ../nbs/01_dataloaders.ipynb #1ac6a2af
-import itertools,os,random,re,warnings,weakref
+import itertools,os,random,re,signal,threading,time,warnings,weakref
+import multiprocessing as mp
 from collections import namedtuple
 from contextlib import contextmanager,nullcontext
 from copy import copy
@@ -132,7 +133,7 @@ class BatchPlan:
         seed:int=0
     ):
         self.n,self.batch_size,self.shuffle,self.drop_last = n,batch_size,shuffle,drop_last
-        self.sampler,self.batch_sampler,self.seed,self.at = sampler,batch_sampler,seed,(0,0)
+        self.sampler,self.batch_sampler,self.seed,self.at,self.lists = sampler,batch_sampler,seed,(0,0),False
 
     def __len__(self):
         if self.batch_sampler is not None: return len(self.batch_sampler)
@@ -154,7 +155,9 @@ class BatchPlan:
     def keys(self, epoch, start=0):
         "The keys of pass `epoch`, from batch `start` on"
         order,bs = self.order(epoch),self.batch_size
-        for i in range(start, len(self)): yield BatchKey(self.seed, epoch, i, order[i] if self.batch_sampler is not None else order[i*bs:(i+1)*bs])
+        for i in range(start, len(self)):
+            rows = order[i] if self.batch_sampler is not None else order[i*bs:(i+1)*bs]
+            yield BatchKey(self.seed, epoch, i, rows.tolist() if self.lists and isinstance(rows, torch.Tensor) else rows)
 
 # %% ../nbs/01_dataloaders.ipynb #26adb655
 class Rows(Dataset):
@@ -195,14 +198,14 @@ class Loader(DataLoader):
     "A `DataLoader` that knows its pass and its batch, and goes on from there. Made by `DataLoaders`."
     def __init__(self, dataset, plan=None, *, seed=0, split='train', why=None, num_workers=0, **kwargs):
         self.plan,self.seed,self.split,self.why,self.epoch,self.batch,self.live = plan,seed,split,why,0,0,None
-        if plan is not None: kwargs.update(sampler=plan, batch_size=None, collate_fn=_same)
+        if plan is not None: kwargs.update(sampler=plan, batch_size=None, collate_fn=_same); plan.lists = num_workers>0 # what goes to a worker had better be no tensor
         if num_workers and hasattr(dataset, 'at'): dataset.at = torch.full((num_workers,3), -1).share_memory_()
         super().__init__(dataset, num_workers=num_workers, generator=torch.Generator(), **kwargs)
         if plan is not None: self._rows = plan.batch_size
 
     def __repr__(self):
-        if self.plan is None: return f'{self.split!r}, an iterable in batches of {self.batch_size}'
-        return f"{self.split!r}, {self.plan.n:,} rows in {len(self):,} batches of {self.batch_size}, " + (f'streamed ({self.why})' if self.why else 'decoded in memory')
+        if self.plan is None: return f'the iterable {self.split!r} in batches of {self.batch_size}'
+        return f"{self.plan.n:,} rows of {self.split!r} in {len(self):,} {'batch' if len(self)==1 else 'batches'} of {self.batch_size}, " + (f'streamed ({self.why})' if self.why else 'decoded in memory')
 
     # The true batch size, though torch is told `None`
     batch_size = property(lambda self: self._rows, lambda self,v: setattr(self, '_rows', v))
@@ -222,49 +225,83 @@ class Loader(DataLoader):
         self.generator.manual_seed(mix_seed(self.seed, epoch)) # the workers' base seed
         if self.plan is None: yield from self.stream(epoch, start); return
         self.plan.at = epoch,start
-        try: yield from super().__iter__()
-        except RuntimeError as e: self.explain(e, epoch); raise
+        try:
+            it = super().__iter__()
+            if self.num_workers: _defer_deaths(self)
+            yield from it
+        except (RuntimeError,OSError,EOFError) as e: self.explain(e, epoch); raise
 
-    def stream(self, epoch, start):
-        "An iterable has no row numbers: to go on at batch `start` is to read up to there"
-        if hasattr(self.dataset, 'set_epoch'): self.dataset.set_epoch(epoch)
-        it,end = super().__iter__(),object()
-        for i in itertools.count():
-            with nullcontext() if self.num_workers else seeded(self.seed, epoch, i):
-                try: b = next(it, end)
-                except Exception as e: raise ValueError(f"split {self.split!r}, batch {i} of the stream: {e if isinstance(e, ValueError) else repr(e)}") from e
-            if b is end: return
-            if i>=start: yield b
+# %% ../nbs/01_dataloaders.ipynb #86a9b656
+@patch
+def stream(self:Loader, epoch, start):
+    "An iterable has no row numbers: to go on at batch `start` is to read up to there"
+    if hasattr(self.dataset, 'set_epoch'): self.dataset.set_epoch(epoch)
+    it,end = DataLoader.__iter__(self),object()
+    for i in itertools.count():
+        with nullcontext() if self.num_workers else seeded(self.seed, epoch, i):
+            try: b = next(it, end)
+            except Exception as e: raise ValueError(f"split {self.split!r}, batch {i} of the stream: {e if isinstance(e, ValueError) else repr(e)}") from e
+        if b is end: return
+        if i>=start: yield b
 
-    def explain(self, e, epoch):
-        "If a worker was killed: raise what it was fetching"
-        pids = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)', str(e))
-        for pid,batch,row in (self.dataset.at.tolist() if pids else ()):
-            if str(pid) not in re.findall(r'\d+', pids[1]): continue
-            if row<0: row = self.last_row(next(self.plan.keys(epoch, batch)))
-            where = f'row {row}' if row>=0 else f'one of the rows {list(map(int, next(self.plan.keys(epoch, batch)).rows))}'
-            raise RuntimeError(f"split {self.split!r}: a worker died while it fetched {where} (batch {batch}). Either that row's code crashes, or memory ran out: try that row with num_workers=0, or fewer workers") from e
+# %% ../nbs/01_dataloaders.ipynb #372de3d2
+@patch
+def state_dict(self:Loader)->dict:
+    "Where the loader is, in whole numbers: those of `load_state_dict`, and what it can check"
+    return dict(seed=self.seed, epoch=self.epoch, batch=self.batch, batch_size=self.batch_size or 0, rows=-1 if self.plan is None else self.plan.n)
 
-    def last_row(self, key):
-        "Fetch the rows of `key` one by one in a worker of their own, for 5 seconds at most: the row that kills it, or -1"
-        data = copy(self.dataset)
-        data.single,data.at = True,torch.full((1,3), -1).share_memory_()
-        try: next(iter(DataLoader(data, sampler=[key], batch_size=None, collate_fn=_same, num_workers=1, timeout=5)))
-        except RuntimeError as e: return -1 if 'timed out' in str(e) else int(data.at[0,2])
-        except Exception: pass
-        return -1
+@patch
+def load_state_dict(self:Loader, state:dict):
+    "The next iteration continues at batch `state['batch']` of pass `state['epoch']`. Raises `ValueError` if the data or the batch size isn't the same."
+    ours = self.state_dict()
+    for k in ('batch_size','rows'):
+        if state[k]!=ours[k]: raise ValueError(f"split {self.split!r}: the state was saved with {k}={state[k]}, this loader has {k}={ours[k]}. Build it from the same data, with the same batch size")
+    self.seed,self.epoch,self.batch,self.live = state['seed'],state['epoch'],state['batch'],None
+    if self.plan is not None: self.plan.seed = self.seed
 
-    def state_dict(self)->dict:
-        "Where the loader is, in whole numbers: those of `load_state_dict`, and what it can check"
-        return dict(seed=self.seed, epoch=self.epoch, batch=self.batch, batch_size=self.batch_size or 0, rows=-1 if self.plan is None else self.plan.n)
+# %% ../nbs/01_dataloaders.ipynb #68cb8f14
+_loaders = weakref.WeakSet()
 
-    def load_state_dict(self, state:dict):
-        "The next iteration continues at batch `state['batch']` of pass `state['epoch']`. Raises `ValueError` if the data or the batch size isn't the same."
-        ours = self.state_dict()
-        for k in ('batch_size','rows'):
-            if state[k]!=ours[k]: raise ValueError(f"split {self.split!r}: the state was saved with {k}={state[k]}, this loader has {k}={ours[k]}. Build it from the same data, with the same batch size")
-        self.seed,self.epoch,self.batch,self.live = state['seed'],state['epoch'],state['batch'],None
-        if self.plan is not None: self.plan.seed = self.seed
+def _pids(e):
+    "Process ids in PyTorch's error of a dead worker"
+    m = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)', str(e))
+    return set(map(int, m[1].split(','))) if m else set()
+
+def _defer_deaths(dl):
+    "Let the death of a worker of `dl` show in `dl`, not in the midst of other code"
+    _loaders.add(dl); dl.dataset.at.fill_(-1)
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, 'SIGCHLD'): return
+    old = signal.getsignal(signal.SIGCHLD)
+    if getattr(old, 'defers', False) or not callable(old): return
+    def handler(signum, frame):
+        try: old(signum, frame)
+        except RuntimeError as e:
+            if not _pids(e) & {pid for o in _loaders for pid in o.dataset.at[:,0].tolist()}: raise
+    handler.defers = True
+    signal.signal(signal.SIGCHLD, handler)
+
+@patch
+def explain(self:Loader, e, epoch):
+    "If a worker was killed: raise what it was fetching"
+    at,dead = getattr(self.dataset, 'at', None),[]
+    for _ in range(20 if at is not None and (_pids(e) or not isinstance(e, RuntimeError)) else 0): # its socket may close a moment before it has ended
+        alive = {p.pid for p in mp.active_children()}
+        if dead := [o for o in at.tolist() if o[0]>=0 and o[0] not in alive]: break
+        time.sleep(0.05)
+    for _,batch,row in dead:
+        if row<0: row = self.last_row(next(self.plan.keys(epoch, batch)))
+        where = f'row {row}' if row>=0 else f'one of the rows {list(map(int, next(self.plan.keys(epoch, batch)).rows))}'
+        raise RuntimeError(f"split {self.split!r}: a worker died while it fetched {where} (batch {batch}). Either that row's code crashes, or memory ran out: try that row with num_workers=0, or fewer workers") from e
+
+@patch
+def last_row(self:Loader, key):
+    "Fetch the rows of `key` one by one in a worker of their own, for 5 seconds at most: the row that kills it, or -1"
+    data = copy(self.dataset)
+    data.single,data.at = True,torch.full((1,3), -1).share_memory_()
+    try: next(iter(DataLoader(data, sampler=[key], batch_size=None, collate_fn=_same, num_workers=1, timeout=5, generator=torch.Generator())))
+    except (RuntimeError,OSError,EOFError) as e: return -1 if 'timed out' in str(e) else int(data.at[0,2])
+    except Exception: pass # a row that fails is no row that kills
+    return -1
 
 # %% ../nbs/01_dataloaders.ipynb #9f98ccaf
 def _plain_png(b):
@@ -312,9 +349,9 @@ class _Chunks(Dataset):
             res.append(x)
         return res
 
+# %% ../nbs/01_dataloaders.ipynb #83b961c2
 def _n_workers(work):
     "Workers worth starting to decode `work` pixels"
-    import multiprocessing as mp
     if work<1e7 or mp.get_start_method()!='fork' or mp.current_process().daemon: return 0
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return min(n, 8) if n>1 else 0
@@ -398,7 +435,6 @@ class Decoded(Dataset):
         rows = torch.as_tensor(key.rows)
         return [self.batch(k, x.index_select(0, rows)) for k,x in self.cols.items()]
     def batch(self, k, x):
-        "What column `k` gives a batch, from the rows `x`: pictures become floats from 0 to 1"
         if k not in self.images: return x
         return _floats(x).flatten(1) if self.flatten else _floats(x)
 
@@ -455,6 +491,66 @@ def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, s
     return Loader(data, plan, seed=seed, split=split, **{k:v for k,v in kwargs.items() if k.startswith('pin_memory')}) # no workers: making a batch is faster than sending it
 
 # %% ../nbs/01_dataloaders.ipynb #be7a06a0
+class DataLoaders:
+    "A pair of data loaders: `train`, and `valid` (or `None`)"
+    def __init__(self,
+        train, # An iterable of batches
+        valid=None # Another one, or `None` to train only
+    ): self.train,self.valid = train,valid
+
+    def state_dict(self)->dict:
+        "Where both loaders are, in whole numbers, for those that can tell (a `StatefulDataLoader` of torchdata can too)"
+        return {k: dl.state_dict() for k,dl in (('train',self.train),('valid',self.valid)) if hasattr(dl, 'state_dict')}
+
+    def load_state_dict(self, state:dict):
+        "Both loaders go on where they were when `state_dict` made `state`"
+        for k,v in state.items(): getattr(self, k).load_state_dict(v)
+
+    def __repr__(self):
+        def f(dl): return repr(dl) if isinstance(dl, Loader) else 'none' if dl is None else type(dl).__name__
+        return f'train: {f(self.train)}\nvalid: {f(self.valid)}'
+
+    def one_batch(self,
+        train:bool=True # Of the training data? Else of the validation data
+    ):
+        "The first batch of the next pass, which isn't counted: a look at the data changes nothing"
+        dl = self.train if train else self.valid
+        if not isinstance(dl, Loader): return next(iter(dl))
+        return next(dl.batches(dl.epoch)) if dl.plan is None else dl.dataset[next(dl.plan.keys(dl.epoch))]
+
+# %% ../nbs/01_dataloaders.ipynb #2e37380c
+@patch(cls_method=True)
+def from_datasets(cls:DataLoaders,
+    train_ds, # Any PyTorch data set, map-style or iterable, or a Hugging Face one
+    valid_ds=None, # The same kind, or `None`
+    batch_size:int=64, # Rows of a training batch; a validation batch has twice as many
+    collate_fn=None, # Rows → batch; `None` is PyTorch's `default_collate`, or `hf_ds_collate_fn` for a Hugging Face data set
+    *,
+    cache:bool|str='auto', # Decode once and keep in memory: `'auto'` if possible and it takes at most half of the free memory
+    cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
+    seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
+    shuffle:bool=True, # Training batches in a new order in each pass?
+    sampler=None, # Row numbers of the training batches, in place of shuffling
+    batch_sampler=None, # Lists of row numbers, in place of `batch_size`
+    drop_last:bool=False, # Leave out a last training batch that is shorter?
+    splits:tuple=('train','valid'), # What errors call the two
+    **kwargs # To both `DataLoader`s: `pin_memory`, and where data are streamed `num_workers`, `persistent_workers`, `prefetch_factor`, ...
+):
+    "Make both loaders. Raises `ValueError` or `TypeError`, with the split and the remedy, on data that can't be batched."
+    if cache not in ('auto',True,False): raise ValueError(f"cache must be 'auto', True or False, not {cache!r}")
+    if collate_fn is not None and not callable(collate_fn): raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for the default")
+    odd = set(kwargs)-set(signature(DataLoader).parameters)
+    if odd: raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to torch.utils.data.DataLoader, which has none of that name")
+    bs,g = _whole('batch_size', batch_size),kwargs.pop('generator', None)
+    seed = torch.randint(2**63-1, (), generator=g).item() if seed is None else _whole('seed', seed, 0)
+    kw = dict(cache=cache, cache_dir=cache_dir, **kwargs)
+    def make(ds, i, **kw2):
+        f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else _collate)
+        return _make_loader(ds, collate_fn=f, split=splits[i], seed=mix_seed(seed, i), **kw, **kw2)
+    valid = None if valid_ds is None else make(valid_ds, 1, batch_size=bs*2)
+    return cls(make(train_ds, 0, batch_size=bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last), valid)
+
+# %% ../nbs/01_dataloaders.ipynb #a3f720aa
 def _splits(dd):
     "The names of the training and the validation split of `dd`"
     if not hasattr(dd, 'keys'): raise TypeError(f"dd must be a DatasetDict with named splits, not {type(dd).__name__}. For data sets of your own: DataLoaders.from_datasets(train_ds, valid_ds, batch_size)")
@@ -466,93 +562,37 @@ def _splits(dd):
     if not found and len(names)>1: raise ValueError(f"dd has no split called 'valid', 'validation' or 'test': it has {names}. {fix}")
     return 'train',(found or [None])[0]
 
-class DataLoaders:
-    "A pair of data loaders: `train`, and `valid` (or `None`)"
-    def __init__(self,
-        train, # An iterable of batches
-        valid=None # Another one, or `None` to train only
-    ): self.train,self.valid = train,valid
+@patch(cls_method=True)
+def from_hf_dd(cls:DataLoaders,
+    dd, # A `DatasetDict` with a split `train`; and `valid`, `validation`, or else `test`
+    batch_size:int, # Rows of a training batch; a validation batch has twice as many
+    collate_fn=hf_ds_collate_fn, # Rows → batch
+    *, cache='auto', cache_dir=None, seed=None, **kwargs # As in `from_datasets`
+):
+    "Make both loaders from the splits of `dd`, found by their names"
+    train,valid = _splits(dd)
+    return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache, cache_dir=cache_dir, seed=seed, splits=(train,valid), **kwargs)
 
-    @classmethod
-    def from_datasets(cls,
-        train_ds, # Any PyTorch data set, map-style or iterable, or a Hugging Face one
-        valid_ds=None, # The same kind, or `None`
-        batch_size:int=64, # Rows of a training batch; a validation batch has twice as many
-        collate_fn=None, # Rows → batch; `None` is PyTorch's `default_collate`, or `hf_ds_collate_fn` for a Hugging Face data set
-        *,
-        cache:bool|str='auto', # Decode once and keep in memory: `'auto'` if possible and it takes at most half of the free memory
-        cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
-        seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
-        shuffle:bool=True, # Training batches in a new order in each pass?
-        sampler=None, # Row numbers of the training batches, in place of shuffling
-        batch_sampler=None, # Lists of row numbers, in place of `batch_size`
-        drop_last:bool=False, # Leave out a last training batch that is shorter?
-        splits:tuple=('train','valid'), # What errors call the two
-        **kwargs # To both `DataLoader`s: `num_workers`, `pin_memory`, `persistent_workers`, `prefetch_factor`, ...
-    ):
-        "Make both loaders. Raises `ValueError` or `TypeError`, with the split and the remedy, on data that can't be batched."
-        if cache not in ('auto',True,False): raise ValueError(f"cache must be 'auto', True or False, not {cache!r}")
-        if collate_fn is not None and not callable(collate_fn): raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for the default")
-        odd = set(kwargs)-set(signature(DataLoader).parameters)
-        if odd: raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to torch.utils.data.DataLoader, which has none of that name")
-        bs,g = _whole('batch_size', batch_size),kwargs.pop('generator', None)
-        seed = torch.randint(2**63-1, (), generator=g).item() if seed is None else _whole('seed', seed, 0)
-        kw = dict(cache=cache, cache_dir=cache_dir, **kwargs)
-        def make(ds, i, **kw2):
-            f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else _collate)
-            return _make_loader(ds, collate_fn=f, split=splits[i], seed=mix_seed(seed, i), **kw, **kw2)
-        valid = None if valid_ds is None else make(valid_ds, 1, batch_size=bs*2)
-        return cls(make(train_ds, 0, batch_size=bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last), valid)
-
-    @classmethod
-    def from_hf_dd(cls,
-        dd, # A `DatasetDict` with a split `train`; and `valid`, `validation`, or else `test`
-        batch_size:int, # Rows of a training batch; a validation batch has twice as many
-        collate_fn=hf_ds_collate_fn, # Rows → batch
-        *, cache='auto', cache_dir=None, seed=None, **kwargs # As in `from_datasets`
-    ):
-        "Make both loaders from the splits of `dd`, found by their names"
-        train,valid = _splits(dd)
-        return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache, cache_dir=cache_dir, seed=seed, splits=(train,valid), **kwargs)
-    def state_dict(self)->dict:
-        "Where both loaders are, in whole numbers, for those that can tell (a `StatefulDataLoader` of torchdata can too)"
-        return {k: dl.state_dict() for k,dl in (('train',self.train),('valid',self.valid)) if hasattr(dl, 'state_dict')}
-
-    def load_state_dict(self, state:dict):
-        "Both loaders go on where they were when `state_dict` made `state`"
-        for k,v in state.items(): getattr(self, k).load_state_dict(v)
-
-    def one_batch(self,
-        train:bool=True # Of the training data? Else of the validation data
-    ):
-        "The first batch of the next pass, which isn't counted: a look at the data changes nothing"
-        dl = self.train if train else self.valid
-        if not isinstance(dl, Loader): return next(iter(dl))
-        return next(dl.batches(dl.epoch)) if dl.plan is None else dl.dataset[next(dl.plan.keys(dl.epoch))]
-
-    @staticmethod
-    def split(
-        dd, # A `DatasetDict` with a split `train` and no validation split, or a single data set
-        valid:float=0.2, # Share of the rows that go into the new split `valid`
-        seed:int=0, # Decides which ones
-        stratify:str|None='label' # Keep the shares of this column's values alike in both; `None`: don't
-    ):
-        "A `DatasetDict` with the splits `train` and `valid`, and what else `dd` had. Raises `ValueError` on a share, a column or splits that don't fit."
-        from datasets import DatasetDict
-        dd = dict(dd) if isinstance(dd, dict) else dict(train=dd)
-        if 'train' not in dd or {'valid','validation'}&set(dd): raise ValueError(f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}")
-        ds,n = dd['train'],len(dd['train'])
-        if not 0<valid<1 or int(n*valid+1e-9) in (0,n): raise ValueError(f"valid must be a share between 0 and 1 that leaves rows in both splits, not {valid!r} of {n} rows: try 0.2")
-        order = np.random.default_rng(seed).permutation(n)
-        if stratify is not None:
-            if stratify not in ds.column_names: raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or give stratify=None")
-            order = order[np.argsort(np.asarray(ds.with_format(None)[stratify][:])[order], kind='stable')]
-        taken = np.diff((np.arange(n+1)*valid+1e-9).astype(int))>0 # evenly spaced, so each class gets its share
-        return DatasetDict(dd | dict(train=ds.select(np.sort(order[~taken])), valid=ds.select(np.sort(order[taken]))))
-
-    def __repr__(self):
-        def f(dl): return repr(dl) if isinstance(dl, Loader) else 'none' if dl is None else type(dl).__name__
-        return f'train: {f(self.train)}\nvalid: {f(self.valid)}'
+# %% ../nbs/01_dataloaders.ipynb #3330e5cf
+@patch(cls_method=True)
+def split(cls:DataLoaders,
+    dd, # A `DatasetDict` with a split `train` and no validation split, or a single data set
+    valid:float=0.2, # Share of the rows that go into the new split `valid`
+    seed:int=0, # Decides which ones
+    stratify:str|None='label' # Keep the shares of this column's values alike in both; `None`: don't
+):
+    "A `DatasetDict` with the splits `train` and `valid`, and what else `dd` had. Raises `ValueError` on a share, a column or splits that don't fit."
+    from datasets import DatasetDict
+    dd = dict(dd) if isinstance(dd, dict) else dict(train=dd)
+    if 'train' not in dd or {'valid','validation'}&set(dd): raise ValueError(f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}")
+    ds,n = dd['train'],len(dd['train'])
+    if not 0<valid<1 or int(n*valid+1e-9) in (0,n): raise ValueError(f"valid must be a share between 0 and 1 that leaves rows in both splits, not {valid!r} of {n} rows: try 0.2")
+    order = np.random.default_rng(seed).permutation(n)
+    if stratify is not None:
+        if stratify not in ds.column_names: raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or give stratify=None")
+        order = order[np.argsort(np.asarray(ds.with_format(None)[stratify][:])[order], kind='stable')]
+    taken = np.diff((np.arange(n+1)*valid+1e-9).astype(int))>0 # evenly spaced, so each class gets its share
+    return DatasetDict(dd | dict(train=ds.select(np.sort(order[~taken])), valid=ds.select(np.sort(order[taken]))))
 
 # %% ../nbs/01_dataloaders.ipynb #fe067f72
 Stats = namedtuple('Stats', 'mean std')

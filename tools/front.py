@@ -4,6 +4,7 @@
 package index, so the links in index.ipynb are absolute, and pictures that a cell drew are left out."""
 import json, re, sys
 from configparser import ConfigParser
+from functools import lru_cache
 from pathlib import Path
 
 mark = '<!-- rooms: tools/front.py writes this table from the notebooks -->'
@@ -12,6 +13,7 @@ def read(path): return json.loads(path.read_text(encoding='utf-8'))
 
 def source(cell): return ''.join(cell['source'])
 
+@lru_cache
 def site(root, key=None):
     "Where the site is published, or another setting"
     cfg = ConfigParser(delimiters=['='], interpolation=None)
@@ -20,9 +22,10 @@ def site(root, key=None):
 
 def page(path): return re.sub(r'^\d+[a-z0-9]*_', '', path.stem.lower()) + '.html' # nbdev's rule
 
-def heading(nb):
+@lru_cache
+def heading(path):
     "Title and one-line description of a notebook"
-    m = re.match(r'# (.+)\n+> (.+)', source(nb['cells'][0]))
+    m = re.match(r'# (.+)\n+> (.+)', source(read(path)['cells'][0]))
     return m.groups() if m else (None, None)
 
 def sections(root):
@@ -37,7 +40,7 @@ def rooms(root):
     "A Markdown table of the notebooks, in reading order"
     res = [mark, '', '| notebook | what it is about |', '| --- | --- |']
     for p in sum(sections(root).values(), [])[1:]:
-        title,about = heading(read(p))
+        title,about = heading(p)
         res.append(f"| [{title}]({site(root)}/{(p.parent/page(p)).relative_to(root/'nbs').as_posix()}) | {about} |")
     return '\n'.join(res)
 

@@ -162,8 +162,11 @@ class Scheduler:
     ):
         self.opt,self.f,self.t,self.lrs = opt,f,0,[g['lr'] for g in opt.param_groups]
         self.set()
-    def step(self): self.t += 1; self.set()
+    def step(self):
+        "Count a step, and set the learning rates for it"
+        self.t += 1; self.set()
     def set(self):
+        "Set the learning rate of every group for the steps counted so far"
         for g,lr in zip(self.opt.param_groups, self.lrs): g['lr'] = lr*self.f(self.t)
 
 def cosine(
@@ -185,18 +188,17 @@ def fit(
     sched=None # A scheduler to step after each batch
 )->list:
     "Train; print loss and accuracy over the whole of `valid_dl` after each epoch, and return them as a list of pairs"
+    if not len(train_dl) or not len(valid_dl): raise ValueError(f"train_dl and valid_dl must have batches, not {len(train_dl)} and {len(valid_dl)}")
     res = []
     for epoch in range(epochs):
         model.train()
         for xb,yb in train_dl:
-            loss = loss_fn(model(xb), yb)
-            loss.backward()
-            opt.step()
-            opt.zero_grad()
+            loss_fn(model(xb), yb).backward()
+            opt.step(); opt.zero_grad()
             if sched: sched.step()
         model.eval()
         with torch.no_grad():
-            sums = sum(torch.stack([loss_fn(p := model(xb), yb), accuracy(p, yb), torch.ones(())])*len(yb) for xb,yb in valid_dl)
+            sums = sum(torch.stack([loss_fn(p := model(xb), yb), accuracy(p, yb), torch.ones((), device=yb.device)])*len(yb) for xb,yb in valid_dl)
         loss,acc,n = sums.tolist()
         res.append((loss/n, acc/n))
         print(f'{epoch} {loss/n:.4f} {acc/n:.4f}')
