@@ -48,7 +48,7 @@ sync: $(STAMP)
 	@$(BIN)/python tools/check_sync.py
 
 export: $(STAMP)  ## clean the notebooks and write nntrain/*.py and README.md from them
-	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export && $(BIN)/python tools/front.py
 	@$(BIN)/python tools/check_sync.py
 
 clean: $(STAMP)  ## strip notebook metadata and remove what builds and runs leave behind

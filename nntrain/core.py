@@ -91,7 +91,8 @@ def batch_len(
 )->int:
     "The number of samples in `batch`: the length of the first tensor found in it, 1 if that is a scalar. Raises `ValueError` if there is none."
     if isinstance(batch, torch.Tensor): return batch.shape[0] if batch.ndim else 1
-    for x in (batch.values() if hasattr(batch, 'values') else batch if isinstance(batch, (list, tuple)) else ()):
+    for x in batch if isinstance(batch, (list, tuple)) else batch.values() if hasattr(batch, 'values') else ():
+        if isinstance(x, torch.Tensor): return x.shape[0] if x.ndim else 1
         try: return batch_len(x)
         except ValueError: pass
     raise ValueError(f"batch holds no tensor to count samples by: {type(batch).__name__}. Collate it to tensors, or override `Learner.n_samples`.")

@@ -1,0 +1,78 @@
+"The site has no faults, and each kind of fault that the checker knows is really found"
+import re, shutil
+import pytest
+import check_docs, docs, front
+
+def test_no_faults(site): assert check_docs.check(site)==[]
+
+def test_a_page_for_every_notebook(site):
+    pages = [(p.parent/front.page(p)).relative_to(docs.root/'nbs') for ps in front.sections(docs.root).values() for p in ps]
+    assert sorted(pages)==sorted(p.relative_to(site) for p in site.rglob('*.html') if 'pagefind' not in p.parts)
+    home = (site/'index.html').read_text()
+    for p in pages: assert f'href="{p.as_posix()}"' in home, f'the sidebar lacks {p}'
+
+def put(new): return lambda page: page.replace('</article>', f'{new}</article>')
+
+faults = {
+    'a dead link': (put('<p><a href="nowhere.html">x</a></p>'), 'nowhere.html leads nowhere'),
+    'a missing place': (put('<p><a href="core.html#no-such-thing">x</a></p>'), 'core.html#no-such-thing: no such place'),
+    'a missing place here': (put('<p><a href="#no-such-thing">x</a></p>'), '#no-such-thing: no such place'),
+    'an absolute link to ourselves': (put('<p><a href="https://nntrain.github.io/nntrain/core.html">x</a></p>'), 'should be relative'),
+    'a missing picture': (put('<img src="images/none.png" alt="a plot">'), 'images/none.png leads nowhere'),
+    'a picture without words': (put('<img src="site.css">'), 'no alternative text'),
+    'an open div': (put('<div class="callout-note">'), '<div> is never closed'),
+    'an id twice': (put('<p id="main">x</p>'), 'id main is used twice'),
+    'a shortcode': (put('<p>{{&lt; video x.mp4 &gt;}}</p>'), 'a shortcode is left'),
+    'the fence of a div': (put('<p>::: {.callout-tip}</p>'), 'the fence of a div is left'),
+    'a cross-reference': (put('<p>see @fig-loss</p>'), 'a cross-reference is left'),
+    'a directive in code': (put('<pre class="python"><code>#| echo: false\nx=1</code></pre>'), 'a directive is left in the code'),
+    'a list without a blank line': (put('<p>these:\n- one\n- two</p>'), 'a list (does a blank line'),
+    'bold': (put('<p>this is **bold</p>'), 'bold is left'),
+    'a backtick': (put('<p>this is `code</p>'), 'a backtick is left'),
+    'half a link': (put('<p>[here](core.html</p>'), 'a link is left'),
+    'a heading': (put('<p>text\n## heading</p>'), 'a heading is left'),
+    'a table': (put('<p>| a |\n| --- |</p>'), 'a table is left'),
+    'a formula': (put(r'<p>it is $\frac{1}{2}$</p>'), 'a formula is left'),
+    'bad TeX': (put(r'<p><span class="math inline">\frac{1</span></p>'), 'bad TeX'),
+    'a misspelt subscriber': (put('<p><code>MetrixS</code></p>'), '`MetrixS` is no name of the library'),
+    'a misspelt event': (put('<p><code>before_bacth</code></p>'), '`before_bacth` is no name of the library'),
+    'a misspelt method': (put('<p><code>Learner.fitt</code></p>'), '`Learner.fitt` is no name of the library'),
+    'a misspelt module': (put('<p><code>nntrain.cores</code></p>'), '`nntrain.cores` is no name of the library'),
+    'a class that is no link': (put('<p><code>RunningMean</code></p>'), '`RunningMean` should be a link'),
+    'an error output': (put('<pre class="output"><code>Traceback (most recent call last)\nValueError</code></pre>'), 'an error is shown'),
+    'a machine path': (put('<pre class="output"><code>/home/ann/x.py:3: warning</code></pre>'), 'a path of the machine'),
+    'an unrendered diagram': (put('<pre class="mermaid"><code>graph LR</code></pre>'), 'was not rendered'),
+    'an empty page': (lambda page: re.sub(r'<article>.*</article>', '<article><p>soon</p></article>', page, flags=re.S), 'the page is empty'),
+    'a lost page': (None, 'core.html: no such page'),
+}
+
+@pytest.fixture(scope='module')
+def small(site, tmp_path_factory):
+    "Two pages of the site, which are quicker to check, and the faults that they have without our doing"
+    copy = tmp_path_factory.mktemp('small')/'docs'
+    shutil.copytree(site, copy, ignore=shutil.ignore_patterns('pagefind', '*.html'))
+    for name in ('index.html', 'core.html'): shutil.copy(site/name, copy)
+    return copy, check_docs.check(copy)
+
+@pytest.mark.parametrize('name', faults)
+def test_faults_are_found(small, tmp_path, name):
+    (folder,before),(change,message) = small,faults[name]
+    assert not any(message in f for f in before)
+    copy = shutil.copytree(folder, tmp_path/'docs')
+    page = copy/('index.html' if change else 'core.html')
+    if change: page.write_text(change(page.read_text()))
+    else: page.unlink()
+    found = check_docs.check(copy)
+    assert any(message in f for f in found), found
+
+def test_undocumented_names_are_found(site, tmp_path):
+    for name in ('nbs', 'nntrain'): shutil.copytree(docs.root/name, tmp_path/name)
+    shutil.copy(docs.root/'settings.ini', tmp_path)
+    core = tmp_path/'nntrain'/'core.py'
+    core.write_text(core.read_text() + '\n\ndef brand_new(): pass\n')
+    found = check_docs.check(site, tmp_path)
+    assert 'core.html: brand_new is public but not documented' in found and 'core.html: brand_new has no docstring' in found
+
+def test_bad_tex_stops_the_build():
+    import pypandoc
+    with pytest.raises(RuntimeError): pypandoc.convert_text(r'$\frac{1$', 'html5', 'markdown', extra_args=['--mathml', '--fail-if-warnings'])

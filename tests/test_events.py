@@ -1,0 +1,128 @@
+"""The contract of the library: which events are published, in which order, whatever happens on the way.
+
+A fit of one epoch, one training batch and one validation batch; at each of its events in turn, each kind of exception is
+raised. Short names: `bf` is before_fit, `ae` after_epoch, `cb` cleanup_batch; `ap al ag as` are after_predict, after_loss,
+after_backward (the gradients) and after_step; capitals are validation."""
+import copy
+from types import SimpleNamespace
+
+import pytest, torch, torch.nn.functional as F
+from torch import nn
+from nntrain.events import Subscriber, published
+from nntrain.learner import CancelBatchException, CancelEpochException, CancelFitException, Learner
+
+LONG = dict(bf='before_fit', be='before_epoch', bb='before_batch', ap='after_predict', al='after_loss', ag='after_backward', ab='after_batch',
+            cb='cleanup_batch', ae='after_epoch', ce='cleanup_epoch', af='after_fit', cf='cleanup_fit') | {'as': 'after_step'}
+SHORT = {v: k for k, v in LONG.items()}
+NORMAL = 'bf be bb ap al ag as ab cb ae ce BE BB AP AL AB CB AE CE af cf'.split()
+
+# What follows the event at which the exception was raised, in training and in validation, until the fit is over.
+VALID = 'BE BB AP AL AB CB AE CE af cf'                   # the validation pass that comes after a training pass
+AFTER_BATCH, AFTER_EPOCH = 'ae ce '+VALID, VALID          # how a fit goes on after a training batch, after a training pass
+IN_BATCH, IN_EPOCH = 'bb ap al ag as ab'.split(), 'be ae'.split()
+VIN_BATCH, VIN_EPOCH = 'BB AP AL AB'.split(), 'BE AE'.split()
+
+def rest(kind, at):
+    "The events after `at`, written out for each level; and whether the exception comes out of `fit`"
+    if at in IN_BATCH:
+        return {'batch': ('cb '+AFTER_BATCH, False), 'epoch': ('cb ce '+AFTER_EPOCH, False), 'fit': ('cb ce cf', False)}.get(kind, ('cb ce cf', True))
+    if at in VIN_BATCH:
+        return {'batch': ('CB AE CE af cf', False), 'epoch': ('CB CE af cf', False), 'fit': ('CB CE cf', False)}.get(kind, ('CB CE cf', True))
+    if at in IN_EPOCH:                                    # there is no batch to cancel any more
+        return {'epoch': ('ce '+AFTER_EPOCH, False), 'fit': ('ce cf', False)}.get(kind, ('ce cf', True))
+    if at in VIN_EPOCH: return {'epoch': ('CE af cf', False), 'fit': ('CE cf', False)}.get(kind, ('CE cf', True))
+    if at in ('bf', 'af'): return {'fit': ('cf', False)}.get(kind, ('cf', True))
+    # a failing clean-up: it is over there, and every level above cleans up; a cancel of a level above still means that level
+    if at == 'cb': return {'epoch': ('ce '+AFTER_EPOCH, False), 'fit': ('ce cf', False)}.get(kind, ('ce cf', True))
+    if at == 'CB': return {'epoch': ('CE af cf', False), 'fit': ('CE cf', False)}.get(kind, ('CE cf', True))
+    if at in ('ce', 'CE'): return {'fit': ('cf', False)}.get(kind, ('cf', True))
+    return '', True                                       # cleanup_fit: nothing is left to do
+
+KINDS = dict(batch=CancelBatchException, epoch=CancelEpochException, fit=CancelFitException, error=ValueError, ctrl_c=KeyboardInterrupt)
+
+class Recorder(Subscriber):
+    "Writes down every event; raises `exc` at the event `at`"
+    def __init__(self, at=None, exc=None): self.at, self.exc, self.seen = at, exc, []
+    def __getattribute__(self, name):
+        if name not in SHORT: return object.__getattribute__(self, name)
+        def f(learn):
+            short = SHORT[name] if learn.model.training or name.endswith('_fit') else SHORT[name].upper()
+            self.seen.append(short)
+            if short == self.at: raise self.exc
+        return f
+
+def get_learner(subs):
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    return Learner(nn.Linear(3, 2), SimpleNamespace(train=[(x, y)], valid=[(x, y)]), F.cross_entropy, torch.optim.SGD, 0.1, subs)
+
+def test_all_events_are_covered():
+    assert {LONG[o.lower()] for o in NORMAL} == {e for e, _ in published(Learner)} == {o for o in vars(Subscriber) if o.startswith(('before', 'after', 'cleanup'))}
+
+def test_normal():
+    rec = Recorder()
+    get_learner([rec]).fit(1)
+    assert rec.seen == NORMAL
+
+@pytest.mark.parametrize('at', NORMAL)
+@pytest.mark.parametrize('kind', KINDS)
+def test_outcome(kind, at):
+    exc = KINDS[kind]('here')
+    rec = Recorder(at, exc)
+    learn = get_learner([rec])
+    after, raised = rest(kind, at)
+    if raised:
+        with pytest.raises(type(exc)) as e: learn.fit(1)
+        assert e.value is exc
+    else: learn.fit(1)
+    assert rec.seen == NORMAL[:NORMAL.index(at)+1]+after.split()
+    assert (learn.subs, [p.grad for p in learn.model.parameters()], learn.model.training) == ([rec], [None, None], True)
+    rec.at = None                                         # and the next fit works
+    rec.seen.clear()
+    learn.fit(1)
+    assert rec.seen == NORMAL
+
+@pytest.mark.parametrize('level', ['cb', 'ce', 'cf'])
+def test_failing_cleanup(level):
+    "Last first; the others still run; the training error is the context of the clean-up's"
+    order = []
+    def sub(name, err=None):
+        def f(self, learn):
+            order.append(name)
+            if err: raise err
+        return type(name, (Subscriber,), {LONG[level]: f})()
+    boom = Recorder('al', ValueError('training'))
+    learn = get_learner([sub('first'), sub('second', OSError('second')), sub('third', OSError('third')), boom])
+    with pytest.raises(OSError, match='second') as e: learn.fit(1)
+    assert order == ['third', 'second', 'first']
+    assert str(e.value.__context__) == 'third'
+    assert str(e.value.__context__.__context__) == 'training'
+    assert boom.seen[-3:] == ['cb', 'ce', 'cf']
+
+def test_subs_may_change_during_a_fit():
+    late = Recorder()
+    class AddS(Subscriber):
+        def before_batch(self, learn):
+            if learn.model.training: learn.subs.append(late)
+        def after_epoch(self, learn):
+            if learn.model.training: learn.subs.remove(late)
+    learn = get_learner([AddS()])
+    learn.fit(1)
+    assert late.seen == 'ap al ag as ab cb ae'.split()    # an event that is under way is finished with those who were there
+    assert len(learn.subs) == 1
+
+def test_order_and_ties():
+    order = []
+    def sub(name, n): return type(name, (Subscriber,), dict(order=n, before_fit=lambda self, learn: order.append(name), cleanup_fit=lambda self, learn: order.append(name)))()
+    get_learner([sub('b1', 0), sub('c', 5), sub('b2', 0), sub('a', -5)]).fit(0)
+    assert order == ['a', 'b1', 'b2', 'c', 'c', 'b2', 'b1', 'a']
+
+def test_a_copied_learner_has_its_own_subscribers():
+    class CountS(Subscriber):
+        n = 0
+        def after_batch(self, learn): self.n += 1
+    learn = get_learner([CountS()])
+    learn.fit(1)
+    other = copy.deepcopy(learn)
+    other.fit(1)
+    assert (learn.subs[0].n, other.subs[0].n) == (2, 4)

@@ -1,0 +1,72 @@
+"""Write what follows from the notebooks: README.md, the table of rooms in nbs/index.ipynb and the sidebar of the site. `make export` calls it.
+
+`nbdev_readme` makes a README too, but only with Quarto installed, and `nbdev_sidebar` knows no sections. README.md also has to read well on a
+package index, so the links in index.ipynb are absolute, and pictures that a cell drew are left out."""
+import json, re, sys
+from configparser import ConfigParser
+from pathlib import Path
+
+mark = '<!-- rooms: tools/front.py writes this table from the notebooks -->'
+
+def read(path): return json.loads(path.read_text(encoding='utf-8'))
+
+def source(cell): return ''.join(cell['source'])
+
+def site(root, key=None):
+    "Where the site is published, or another setting"
+    cfg = ConfigParser(delimiters=['='], interpolation=None)
+    cfg.read(root/'settings.ini', encoding='utf-8')
+    return cfg['DEFAULT'][key] if key else cfg['DEFAULT']['doc_host'] + cfg['DEFAULT']['doc_baseurl']
+
+def page(path): return re.sub(r'^\d+[a-z0-9]*_', '', path.stem.lower()) + '.html' # nbdev's rule
+
+def heading(nb):
+    "Title and one-line description of a notebook"
+    m = re.match(r'# (.+)\n+> (.+)', source(nb['cells'][0]))
+    return m.groups() if m else (None, None)
+
+def sections(root):
+    "The notebooks in reading order, by the section of the site that they belong to"
+    nbs = root/'nbs'
+    numbered = sorted(nbs.glob('[0-9]*.ipynb'))
+    return {'Guide': [nbs/'index.ipynb', *sorted(p for p in nbs.glob('[!0-9]*.ipynb') if p.stem!='index')],
+            'Library': [p for p in numbered if p.name < '30'], 'From scratch': [p for p in numbered if p.name >= '30'],
+            'Tutorials': sorted((nbs/'tutorials').glob('*.ipynb'))}
+
+def rooms(root):
+    "A Markdown table of the notebooks, in reading order"
+    res = [mark, '', '| notebook | what it is about |', '| --- | --- |']
+    for p in sum(sections(root).values(), [])[1:]:
+        title,about = heading(read(p))
+        res.append(f"| [{title}]({site(root)}/{(p.parent/page(p)).relative_to(root/'nbs').as_posix()}) | {about} |")
+    return '\n'.join(res)
+
+def sidebar(root):
+    "The sidebar in the form that Quarto reads"
+    res = ['# Written by tools/front.py', 'website:', '  sidebar:', '    contents:']
+    for name,paths in sections(root).items():
+        if paths: res += [f'      - section: {name}', '        contents:', *(f"          - {p.relative_to(root/'nbs').as_posix()}" for p in paths)]
+    return '\n'.join(res)
+
+def markdown(cell):
+    "A cell as plain Markdown: text as it is, code fenced with what it printed below, hidden cells as nothing"
+    src = source(cell)
+    if cell['cell_type']=='markdown': return src
+    if cell['cell_type']!='code' or re.search(r'^#\|\s*(hide|default_exp|export\w*|echo: *false)\b', src, re.M): return ''
+    code = re.sub(r'^#\|.*\n?', '', src, flags=re.M).strip()
+    out = ''.join(''.join(o.get('text') or o.get('data', {}).get('text/plain', '')) if 'image/png' not in o.get('data', {}) else '' for o in cell['outputs'])
+    out = re.sub(r'\x1b\[[\d;]*m', '', out).rstrip()
+    return f'```python\n{code}\n```' + (f'\n\n```text\n{out}\n```' if out else '')
+
+def write(root):
+    "Bring the three files of the project at `root` up to date"
+    index = root/'nbs'/'index.ipynb'
+    nb = read(index)
+    for c in nb['cells']:
+        if source(c).startswith(mark): c['source'] = rooms(root).splitlines(True)
+    new = json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n'
+    if new != index.read_text(encoding='utf-8'): index.write_text(new, encoding='utf-8')
+    (root/'nbs'/'sidebar.yml').write_text(sidebar(root) + '\n', encoding='utf-8')
+    (root/'README.md').write_text('\n\n'.join(filter(None, map(markdown, nb['cells']))) + '\n', encoding='utf-8')
+
+if __name__ == '__main__': write(Path(sys.argv[1] if sys.argv[1:] else Path(__file__).parent.parent).resolve())
