@@ -36,7 +36,7 @@ test-nbs: $(STAMP)
 
 test-py: $(STAMP)
 	@echo "== pytest"
-	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg $(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	@echo "== ruff"
@@ -56,12 +56,15 @@ clean: $(STAMP)  ## strip notebook metadata and remove what builds and runs leav
 	@rm -rf build dist *.egg-info _docs _proc runs .pytest_cache .ruff_cache
 	@find nntrain tests bench tools -name __pycache__ -prune -exec rm -rf {} +
 
-docs: $(STAMP)  ## build the documentation site in _docs
-	@$(BIN)/nbdev_docs
+docs: $(STAMP)  ## build the documentation site in _docs (with Quarto if it is installed)
+	@$(BIN)/python tools/docs.py
 
 bench: $(STAMP)  ## measure speed: ratios to the bare loop, side by side in one run
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/loop.py
 	@$(BIN)/python bench/imports.py
 
-dist: $(STAMP)  ## build the sdist and the wheel in dist
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check build && $(BIN)/python -m build --outdir dist .
+dist: $(STAMP)  ## build the sdist and the wheel in dist from what is committed, and try the wheel
+	@rm -rf dist build && git clone --quiet . build/clone
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build && $(BIN)/python -m build --outdir dist build/clone
+	@NNTRAIN_WHEEL=$$(ls dist/*.whl) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_install.py
+	@rm -rf build

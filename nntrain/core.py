@@ -22,7 +22,7 @@ def set_seed(
     seed = seed.__index__()
     if not 0 <= seed < 2**32: raise ValueError(f"seed must be from 0 to 2**32-1, not {seed}: try set_seed(42)")
     random.seed(seed); np.random.seed(seed); torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(bool(deterministic))
+    if bool(deterministic) != torch.are_deterministic_algorithms_enabled(): torch.use_deterministic_algorithms(bool(deterministic)) # its import takes a second
     if deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8') # what cuBLAS needs for it
 
 # %% ../nbs/00_core.ipynb #12438563

@@ -7,7 +7,7 @@ __all__ = ['BatchKey', 'Stats', 'hf_ds_collate_fn', 'inplace', 'collate_dict', '
            'Loader', 'Columns', 'decode', 'Decoded', 'free_memory', 'DataLoaders']
 
 # %% ../nbs/01_dataloaders.ipynb #1ac6a2af
-import itertools,os,random,re,weakref
+import itertools,os,random,re,warnings,weakref
 from collections import namedtuple
 from contextlib import contextmanager,nullcontext
 from copy import copy
@@ -276,38 +276,61 @@ def _plain_png(b):
 
 def _decoder(feature):
     "A function from an encoded image (a dict of `bytes` and `path`) to its pixels"
-    try: from torchvision.io import decode_png
-    except ImportError: decode_png = None
+    try: import torchvision.io; png = torch.ops.image.decode_png # noqa: F401 (it brings the operator)
+    except (ImportError,AttributeError): png = None
     def _f(o):
         b = o['bytes']
-        if decode_png and b and not getattr(feature, 'mode', None) and _plain_png(b): return decode_png(torch.frombuffer(bytearray(b), dtype=torch.uint8))
+        if png and b and not getattr(feature, 'mode', None) and _plain_png(b):
+            try: return png(torch.frombuffer(bytearray(b), dtype=torch.uint8), 0, False)
+            except (RuntimeError,TypeError): pass # Pillow has the last word
         return _pixels(feature.decode_example(o))
     return _f
 
 # %% ../nbs/01_dataloaders.ipynb #33ccbced
-def _decode_images(ds, name, split, step=500):
+class _Chunks(Dataset):
+    "Chunks of an image column: `chunks[i]` is the pixels of the rows from `i` on, or the error that says which row is to blame"
+    def __init__(self, ds, name, split):
+        from datasets import Image
+        self.name,self.split,self.decode = name,split,_decoder(ds.features[name])
+        self.raw = ds.select_columns([name]).cast_column(name, Image(decode=False)).with_format('arrow')
+        self.step,self.first = 1,None
+        self.first = self.read(0)[0]
+        self.step = max(1, min(1000, 2**22//self.first.numel()))
+
+    def __getitem__(self, i):
+        try: return torch.stack(self.read(i))
+        except ValueError as e: return e
+
+    def read(self, i):
+        res = []
+        for j,o in enumerate(self.raw[i:i+self.step][self.name].to_pylist(), i):
+            where = f"split {self.split!r}, row {j}, column {self.name!r}"
+            try: x = self.decode(o)
+            except Exception as e: raise ValueError(f"{where}: the image can't be decoded ({e!r}). Mend the file, or leave the row out with `dd[{self.split!r}].select(...)`") from e
+            f = self.first if j else x
+            if x.shape!=f.shape or x.dtype!=f.dtype: raise ValueError(f"{where}: the image is {tuple(x.shape)} {x.dtype}, that of row 0 is {tuple(f.shape)} {f.dtype}. Make them alike, in `dd.with_transform(...)` or in a `collate_fn` of your own")
+            res.append(x)
+        return res
+
+def _n_workers(work):
+    "Workers worth starting to decode `work` pixels"
+    import multiprocessing as mp
+    if work<1e7 or mp.get_start_method()!='fork' or mp.current_process().daemon: return 0
+    n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return min(n, 8) if n>1 else 0
+
+def _decode_images(ds, name, split):
     "The pictures of column `name` as one tensor of pixels. Raises `ValueError` that names the row which is broken or has another size."
-    from concurrent.futures import ThreadPoolExecutor
-    from datasets import Image
     from tqdm.auto import tqdm
-    n,decode = len(ds),_decoder(ds.features[name])
-    raw = ds.select_columns([name]).cast_column(name, Image(decode=False)).with_format('arrow')
-    def fail(i, why): return ValueError(f"split {split!r}, row {i}, column {name!r}: {why}")
-    def one(i, o):
-        try: return decode(o)
-        except Exception as e: raise fail(i, f"the image can't be decoded ({e!r}). Leave the row out with `dd[{split!r}].select(...)`, or mend the file") from e
-    def some(i):
-        xs = [one(j, o) for j,o in enumerate(raw[i:i+step][name].to_pylist(), i)]
-        for j,x in enumerate(xs, i):
-            if x.shape!=out.shape[1:] or x.dtype!=out.dtype: raise fail(j, f"the image is {tuple(x.shape)} {x.dtype}, that of row 0 is {tuple(out.shape[1:])} {out.dtype}. Make them alike, in `dd.with_transform(...)` or in a `collate_fn` of your own")
-        torch.stack(xs, out=out[i:i+len(xs)])
-        return len(xs)
-    x = one(0, raw[:1][name].to_pylist()[0])
-    out = torch.empty(n, *x.shape, dtype=x.dtype)
-    with ThreadPoolExecutor((os.cpu_count() or 1) if x[0].numel()>=64*64 else 1) as ex, tqdm(total=n, desc=f'Decoding {split}', delay=1, disable=None, leave=False) as bar:
-        try:
-            for k in ex.map(some, range(0, n, step)): bar.update(k)
-        finally: ex.shutdown(cancel_futures=True)
+    chunks,n = _Chunks(ds, name, split),len(ds)
+    out = torch.empty(n, *chunks.first.shape, dtype=chunks.first.dtype)
+    starts = range(0, n, chunks.step)
+    with tqdm(total=n, desc=f'Decoding {split}', delay=1, disable=None, leave=False) as bar, warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*fork.*', DeprecationWarning) # Python 3.12 warns of any fork beside threads; these workers only decode
+        for i,x in zip(starts, DataLoader(chunks, sampler=starts, batch_size=None, collate_fn=_same, num_workers=_n_workers(out.numel()), generator=torch.Generator())):
+            if isinstance(x, ValueError): raise x
+            out[i:i+len(x)] = x
+            bar.update(len(x))
     return out
 
 # %% ../nbs/01_dataloaders.ipynb #eb1b9777

@@ -35,6 +35,7 @@ class StatefulS(Subscriber):
         else: self._saved = deepcopy(state)
 
     def put_state(self, state):
+        "Take over what `state_dict` returned, now that everything is set up"
         for k in self.state: setattr(self, k, state[k])
 
     def begin(self):

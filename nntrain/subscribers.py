@@ -66,7 +66,9 @@ class MetricsS(Subscriber):
             row |= dict(res, loss=loss, seconds=row.pop('seconds'), samples=row.pop('samples')) # these two stay last
         if not getattr(learn, 'quiet', False): self.output(log)
 
-    def output(self, log): print(log)
+    def output(self, log):
+        "Show the results of an epoch, a dict of texts; `ProgressS` puts a method of its own in this place"
+        print(log)
 
 # %% ../nbs/04_subscribers.ipynb #983901c6
 class DeviceS(Subscriber):

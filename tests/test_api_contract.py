@@ -74,6 +74,7 @@ def test_only_validation(capsys):
     assert torch.equal(learn.model.weight, before)
     learn.fit(1, True, False)
     assert not torch.equal(learn.model.weight, before)
+    assert [r['mode'] for r in learn.history] == ['eval', 'eval', 'train']
     assert (learn.n_epochs, learn.epochs, learn.epoch) == (1, range(1), 0)
 
 def test_flags_inside_a_pass():

@@ -2,6 +2,7 @@
 
 Works on the HTML alone, whichever renderer made it, plus the source for what has to be documented."""
 import ast, re, sys
+from functools import lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -35,7 +36,8 @@ class Page(HTMLParser):
         if 'math' in a.get('class', '').split() and tag=='span': self.math.append('')
         if tag=='merror': self.faults.append('a formula has an error')
         if tag=='pre': self.blocks.append((a.get('class') or '', []))
-        if tag in ('p', 'li', 'td', 'th', 'div', 'dd', 'dt', 'h1', 'h2', 'h3', 'h4', 'br'): self.prose.append('\n')
+        if tag in ('p', 'li', 'td', 'th', 'div', 'dd', 'dt', 'br'): self.prose.append('\n')
+        if re.fullmatch(r'h\d', tag): self.prose.append('\n¶ ')
         if tag not in void: self.open.append((tag, a))
 
     def handle_endtag(self, tag):
@@ -53,7 +55,7 @@ left = [(r'\{\{[<%].*', 'a shortcode'), (r':::+', 'the fence of a div'), (r'(?<!
         (r'`[^`]*`?', 'a backtick'), (r'\]\([^)\s]+\)?', 'a link'), (r'(?<![\w*])\*\*\w.*|\w\*\*(?![\w*])', 'bold'), (r'\n\s*(?:[-*+]|\d+\.) \S', 'a list (does a blank line come before it?)'),
         (r'\n#{1,6} \S.*', 'a heading'), (r'\|\s*-{3,}', 'a table'), (r'\$\$?(?=\S)[^$]*\\[a-z][^$]*\$', 'a formula'), (r'\\[([]', 'a formula'), (r'\{[.#][\w-]+[^}]*\}', 'an attribute')]
 
-def unresolved(page, known):
+def unresolved(page, known, twins):
     "Names in backticks that look like ours but lead nowhere, and aren't defined by the page's own code"
     text = '\n'.join(''.join(t) for _,t in page.blocks)
     for n in dict.fromkeys(o.strip().removesuffix('()') for o in page.names):
@@ -61,7 +63,7 @@ def unresolved(page, known):
         first,_,rest = n.partition('.')
         ours = first=='nntrain' or (rest and first in known and first[0].isupper()) or re.fullmatch(r'[A-Z][a-z]\w*S|Cancel\w+|(before|after|cleanup)_(?!\w$)\w+', n)
         if ours and n not in known: yield f'`{n}` is no name of the library'
-        elif n in known and '.' not in n and first[0].isupper(): yield f'`{n}` should be a link'
+        elif n in known and '.' not in n and first[0].isupper() and (n not in twins or 'scratch' in page.path.name): yield f'`{n}` should be a link'
 
 def documented(root):
     "Every public name in the source with its page and anchor, and whether it has a docstring: (page, name, has one?)"
@@ -81,17 +83,25 @@ def documented(root):
             for m in n.body if isinstance(n, ast.ClassDef) else []:
                 if isinstance(m, ast.FunctionDef) and m.name[0]!='_': yield page, f'{n.name}.{m.name}', bool(ast.get_docstring(m)) or inherited(n, m.name)
 
+@lru_cache
+def library(root):
+    "What the source says: public names, those of scratch, and all that may be written in backticks"
+    api = list(documented(root))
+    twins = {n for p,n,_ in api if p.startswith('scratch')} # of torch's classes
+    known = {n for _,n,_ in api} | {n.split('.')[1] for _,n,_ in api if n.startswith('Subscriber.')}
+    mods = {'.'.join(p.relative_to(root).with_suffix('').parts): p for p in (root/'nntrain').rglob('*.py')}
+    known |= {'nntrain', 'nntrain.scratch', *mods} | {f'{m}.{n}' for m,p in mods.items() for n in set(re.findall(r"[A-Za-z_]\w+", p.read_text(encoding='utf-8')))}
+    source = '\n'.join(p.read_text(encoding='utf-8') for p in mods.values())
+    attrs = {a for pair in re.findall(r'\bself\.(\w+)|^    (\w+) *=', source, re.M) for a in pair if a}
+    known |= {f'{c}.{a}' for c in [n for n in known if n[0].isupper() and '.' not in n] for a in attrs}
+    return api, twins, known
+
 def check(docs, root=root):
     "All faults of the site in the folder `docs`, as text"
     docs = Path(docs).resolve()
     pages = {p: Page(p) for p in sorted(docs.rglob('*.html')) if 'pagefind' not in p.relative_to(docs).parts}
     faults = [] if pages else [f'{docs.name} has no pages']
-    api = list(documented(root))
-    known = {n for _,n,_ in api} | {n.split('.')[1] for _,n,_ in api if n.startswith('Subscriber.')}
-    mods = {'.'.join(p.relative_to(root).with_suffix('').parts): p for p in (root/'nntrain').rglob('*.py')}
-    known |= {'nntrain', 'nntrain.scratch', *mods} | {f'{m}.{n}' for m,p in mods.items() for n in set(re.findall(r"[A-Za-z_]\w+", p.read_text(encoding='utf-8')))}
-    source = '\n'.join(p.read_text(encoding='utf-8') for p in mods.values())
-    known |= {f'{c}.{a}' for c in {n for n in known if n[0].isupper()} for a in set(re.findall(r'\bself\.(\w+)|^    (\w+) *=', source)) for a in a if a}
+    api,twins,known = library(root)
     for path,page in pages.items():
         def fault(s, name=path.relative_to(docs).as_posix()): faults.append(f'{name}: {s}')
         for s in page.faults: fault(s)
@@ -105,7 +115,7 @@ def check(docs, root=root):
             if not to.exists(): fault(f'{url} leads nowhere')
             elif u.fragment and to in pages and unquote(u.fragment) not in pages[to].ids: fault(f'{url}: no such place on that page')
             elif not u.path and not u.fragment: fault('an empty link')
-        prose = ''.join(page.prose)
+        prose = re.sub(r'\s*\n\s*', '\n', ''.join(page.prose))
         for pattern,what in left:
             for m in re.findall(pattern, prose): fault(f'{what} is left in the text: {m.strip()[:60]}')
         for kind,text in page.blocks:
@@ -116,12 +126,12 @@ def check(docs, root=root):
             if re.search(r'mermaid|\{python', kind): fault(f'a block of kind {kind!r} was not rendered')
         for s in page.math:
             fault(f'bad TeX: {s[:60]}')
-        for s in unresolved(page, known): fault(s)
+        for s in unresolved(page, known, twins): fault(s)
         if len(prose.split()) < 30: fault('the page is empty, or nearly')
     for name,n,doc in api:
         page = pages.get(docs/name)
         if page is None: faults.append(f'{name}: no such page, but {n} should be there'); continue
-        if n.lower() not in page.ids: faults.append(f'{name}: {n} is public but not documented')
+        if not {n, n.lower()} & set(page.ids): faults.append(f'{name}: {n} is public but not documented')
         if not doc: faults.append(f'{name}: {n} has no docstring')
     return list(dict.fromkeys(faults))
 

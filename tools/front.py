@@ -4,6 +4,7 @@
 package index, so the links in index.ipynb are absolute, and pictures that a cell drew are left out."""
 import json, re, sys
 from configparser import ConfigParser
+from functools import lru_cache
 from pathlib import Path
 
 mark = '<!-- rooms: tools/front.py writes this table from the notebooks -->'
@@ -12,6 +13,7 @@ def read(path): return json.loads(path.read_text(encoding='utf-8'))
 
 def source(cell): return ''.join(cell['source'])
 
+@lru_cache
 def site(root, key=None):
     "Where the site is published, or another setting"
     cfg = ConfigParser(delimiters=['='], interpolation=None)
@@ -20,9 +22,10 @@ def site(root, key=None):
 
 def page(path): return re.sub(r'^\d+[a-z0-9]*_', '', path.stem.lower()) + '.html' # nbdev's rule
 
-def heading(nb):
+@lru_cache
+def heading(path):
     "Title and one-line description of a notebook"
-    m = re.match(r'# (.+)\n+> (.+)', source(nb['cells'][0]))
+    m = re.match(r'# (.+)\n+> (.+)', source(read(path)['cells'][0]))
     return m.groups() if m else (None, None)
 
 def sections(root):
@@ -37,7 +40,7 @@ def rooms(root):
     "A Markdown table of the notebooks, in reading order"
     res = [mark, '', '| notebook | what it is about |', '| --- | --- |']
     for p in sum(sections(root).values(), [])[1:]:
-        title,about = heading(read(p))
+        title,about = heading(p)
         res.append(f"| [{title}]({site(root)}/{(p.parent/page(p)).relative_to(root/'nbs').as_posix()}) | {about} |")
     return '\n'.join(res)
 
@@ -48,15 +51,27 @@ def sidebar(root):
         if paths: res += [f'      - section: {name}', '        contents:', *(f"          - {p.relative_to(root/'nbs').as_posix()}" for p in paths)]
     return '\n'.join(res)
 
+def table(html):
+    "The rows of an HTML table, such as a progress table, as a Markdown table"
+    rows = [re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', r, re.S) for r in re.findall(r'<tr.*?</tr>', html, re.S)]
+    if not rows: return ''
+    return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]])
+
+def shown(o):
+    "An output of a cell as Markdown; pictures are left out"
+    data = {k: ''.join(v) for k,v in o.get('data', {}).items()}
+    if 'text/html' in data: return table(data['text/html'])
+    text = ''.join(o.get('text', '')) or ('' if 'image/png' in data else data.get('text/plain', ''))
+    text = re.sub(r'\x1b\[[\d;]*m', '', text).rstrip()
+    return f'```text\n{text}\n```' if text else ''
+
 def markdown(cell):
-    "A cell as plain Markdown: text as it is, code fenced with what it printed below, hidden cells as nothing"
+    "A cell as plain Markdown: text as it is, code fenced with what it gave below, hidden cells as nothing"
     src = source(cell)
     if cell['cell_type']=='markdown': return src
     if cell['cell_type']!='code' or re.search(r'^#\|\s*(hide|default_exp|export\w*|echo: *false)\b', src, re.M): return ''
     code = re.sub(r'^#\|.*\n?', '', src, flags=re.M).strip()
-    out = ''.join(''.join(o.get('text') or o.get('data', {}).get('text/plain', '')) if 'image/png' not in o.get('data', {}) else '' for o in cell['outputs'])
-    out = re.sub(r'\x1b\[[\d;]*m', '', out).rstrip()
-    return f'```python\n{code}\n```' + (f'\n\n```text\n{out}\n```' if out else '')
+    return '\n\n'.join(filter(None, [f'```python\n{code}\n```', *map(shown, cell['outputs'])]))
 
 def write(root):
     "Bring the three files of the project at `root` up to date"

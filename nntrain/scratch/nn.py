@@ -118,9 +118,13 @@ class Module:
         for d in (self._params, self._modules, self.__dict__):
             if k in d: del d[k]; return
         raise AttributeError(k)
-    def extra_repr(self): return '' # what a layer shows between its brackets
+    def extra_repr(self):
+        "What a layer shows between its brackets"
+        return ''
     def __call__(self, *args, **kwargs): return self.forward(*args, **kwargs)
-    def forward(self, *args, **kwargs): raise NotImplementedError(f"{type(self).__name__} needs a `forward` method")
+    def forward(self, *args, **kwargs):
+        "What calling the module does; each one defines its own"
+        raise NotImplementedError(f"{type(self).__name__} needs a `forward` method")
 
 # %% ../../nbs/30_scratch_nn.ipynb #4ce4013e
 @patch
@@ -246,4 +250,6 @@ class Sequential(Module):
 class ModuleList(Sequential):
     "A list of modules that are registered, and called by whoever holds it"
     def __init__(self, layers=()): super().__init__(*layers)
-    def forward(self, *args, **kwargs): raise NotImplementedError("ModuleList has no forward: call its modules yourself")
+    def forward(self, *args, **kwargs):
+        "What calling the module does; each one defines its own"
+        raise NotImplementedError("ModuleList has no forward: call its modules yourself")
