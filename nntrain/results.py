@@ -106,7 +106,8 @@ def _grid(xs, titles, colors, cols=8):
     ims = [as_picture(x) for x in xs]
     if not ims or ims[0] is None: raise ValueError(f"inputs of shape {tuple(xs[0].shape) if len(xs) else 'none'} aren't pictures: use top_losses() or confusion_matrix() instead")
     rows = math.ceil(len(ims)/cols)
-    fig,axs = plt.subplots(rows, min(cols, len(ims)), figsize=(1.25*min(cols, len(ims)), 1.6*rows), squeeze=False)
+    if max(map(len, titles)) > 24: titles = [t.replace(' → ', '\n→ ') for t in titles] # long names need a line each
+    fig,axs = plt.subplots(rows, min(cols, len(ims)), figsize=(1.35*min(cols, len(ims)), (1.5+.15*titles[0].count('\n'))*rows), squeeze=False)
     for ax in axs.flat: ax.axis('off')
     for ax,im,t,c in zip(axs.flat, ims, titles, colors): ax.imshow(im, cmap='gray', interpolation='nearest'); ax.set_title(t, fontsize=8, color=c)
     return axs
