@@ -216,17 +216,17 @@ def validate(self:Learner)->dict:
 # %% ../nbs/05_learner.ipynb #425769aa
 @patch
 def plot_losses(self:Learner,
-    ax=None # Matplotlib axes to draw on; `None` makes new ones
+    ax=None, # Matplotlib axes to draw on; `None` makes new ones
+    *, log=False # A logarithmic scale for the losses?
 ):
-    "Plot the losses of training and validation, pass by pass, over all fits so far. Returns the axes."
+    "Plot the losses of training and validation, pass by pass, over all fits so far; the best validation is marked. Returns the axes."
     import matplotlib.pyplot as plt
     if not self.history: raise ValueError("there is no history to plot: fit first")
     ax = plt.subplots(figsize=(6,3.6))[1] if ax is None else ax
-    for mode,style in (('train','.-'), ('eval','.--')):
-        losses = [r['loss'] for r in self.history if r['mode']==mode]
-        if losses: ax.plot(range(1, len(losses)+1), losses, style, label={'train':'train', 'eval':'valid'}[mode])
-    ax.set(xlabel='epoch', ylabel='loss'); ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(); ax.grid(alpha=.3)
+    for mode,label,style in (('train','train','.-'), ('eval','valid','.--')):
+        if losses := [r['loss'] for r in self.history if r['mode']==mode]: ax.plot(range(1, len(losses)+1), losses, style, label=label)
+    if (best := min((l for l in losses if l==l), default=None)) is not None: ax.scatter(n := losses.index(best)+1, best, s=90, fc='none', ec='C3', label=f'best: epoch {n}', zorder=3)
+    ax.set(xlabel='epoch', ylabel='loss', yscale='log' if log else 'linear'); ax.xaxis.get_major_locator().set_params(integer=True); ax.legend(); ax.grid(alpha=.3)
     return ax
 
 # %% ../nbs/05_learner.ipynb #a8453082
