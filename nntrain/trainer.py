@@ -8,6 +8,7 @@ __all__ = ['COUNTERS', 'MODEL_STATES', 'TRAIN_STATES', 'Trainer', 'Callback', 'c
 # %% ../nbs/10a_trainer.ipynb #cc3b71cb
 from time import perf_counter
 import torch
+from fastcore.basics import patch
 from .core import RunningMean,columns
 from .events import CancelFitException,PublishEvents
 from .subscribers import MetricsS
@@ -66,14 +67,19 @@ class Trainer(Learner):
 
     def run_step(self, data): self.batch = data; self.step_(self); return self.loss,self.scores
 
-    def predict(self):
-        b = self.batch
-        self.n_inp = list(b).index('targets') if hasattr(b, 'keys') and 'targets' in b else len(columns(b))-1
-        self.preds,self.loss_,self.scores = self.model.model_fn(b)
+# %% ../nbs/10a_trainer.ipynb #7c1333fc
+@patch
+def predict(self:Trainer):
+    "Step 1: output, loss and metrics by `model_fn` of the model"
+    b = self.batch
+    self.n_inp = list(b).index('targets') if hasattr(b, 'keys') and 'targets' in b else len(columns(b))-1
+    self.preds,self.loss_,self.scores = self.model.model_fn(b)
 
-    def get_loss(self):
-        if self.loss_ is None: raise ValueError("forward returned no loss: does the data set give `targets`, and does forward return (output, loss) for them?")
-        self.loss = self.loss_
+@patch
+def get_loss(self:Trainer):
+    "Step 2: the loss is there already, unless there were no targets"
+    if self.loss_ is None: raise ValueError("forward returned no loss: does the data set give `targets`, and does forward return (output, loss) for them?")
+    self.loss = self.loss_
 
 # %% ../nbs/10a_trainer.ipynb #72ae074b
 COUNTERS = ('current_epoch', 'current_train_step', 'current_valid_step', 'batch_index')
@@ -134,7 +140,10 @@ class ModelS(MetricsS):
 
     def output(self, log): pass # the progress bar takes this over
 
-    def state_dict(self): return dict(metrics=list(self.metrics), start=self.start, **{k: getattr(self.m, k) for k in COUNTERS})
-    def load_state_dict(self, state):
-        self.metrics,self.start = {k: RunningMean() for k in state['metrics']},state['start']
-        for k in COUNTERS: setattr(self.m, k, state[k])
+# %% ../nbs/10a_trainer.ipynb #241f41e0
+@patch
+def state_dict(self:ModelS): return dict(metrics=list(self.metrics), start=self.start, **{k: getattr(self.m, k) for k in COUNTERS})
+@patch
+def load_state_dict(self:ModelS, state):
+    self.metrics,self.start = {k: RunningMean() for k in state['metrics']},state['start']
+    for k in COUNTERS: setattr(self.m, k, state[k])

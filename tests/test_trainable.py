@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np, pytest, torch, torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from nntrain.core import set_seed
 from nntrain.dataloaders import DataLoaders, hf_ds_collate_fn
 from nntrain.events import Subscriber
