@@ -10,7 +10,7 @@ export NNTRAIN_DATA := $(abspath $(NNTRAIN_DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nbs test-py lint sync export clean docs bench dist
+.PHONY: help setup demo test test-nbs test-py lint sync export clean docs bench dist torture
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ docs: $(STAMP)  ## build the documentation site in _docs (with Quarto if it is i
 bench: $(STAMP)  ## measure speed: ratios to the bare loop, side by side in one run
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/loop.py
 	@$(BIN)/python bench/imports.py
+
+torture: $(STAMP)  ## kill 50 runs at random steps and 50 while they save, resume them, compare every bit
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py
 
 dist: $(STAMP)  ## build the sdist and the wheel in dist from what is committed, and try the wheel
 	@rm -rf dist build && git clone --quiet . build/clone

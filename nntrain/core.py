@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'batch_len', 'columns', 'n_batches', 'RunningMean', 'digits', 'get_dataset']
+           'batch_len', 'columns', 'n_batches', 'RunningMean', 'check_number', 'digits', 'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
 import os,random,math
@@ -146,6 +146,20 @@ class RunningMean:
         "The mean so far, as a Python number; `nan` when there were no values"
         self.fold()
         return float(self.total)/self.n if self.n else math.nan
+
+# %% ../nbs/00_core.ipynb #12349856
+def check_number(
+    name:str, # What the error calls it
+    v, # What came
+    whole=False # Must it be a whole number?
+):
+    "`v`, if it is a finite number >= 0 (and whole, if asked); raises an error that names it otherwise"
+    want = f"{name} must be a {'whole' if whole else 'finite'} number >= 0, not {v!r}"
+    try: ok = not isinstance(v, (bool, str)) and math.isfinite(f := float(v))
+    except (TypeError, ValueError, RuntimeError): ok = False
+    if not ok or (whole and not hasattr(v, '__index__')): raise (ValueError if isinstance(v, float) else TypeError)(want)
+    if f < 0: raise ValueError(want)
+    return v.__index__() if whole else v
 
 # %% ../nbs/00_core.ipynb #25c0aa94
 def digits(
