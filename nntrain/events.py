@@ -82,7 +82,7 @@ class Publisher:
         event:str # Its name, such as `'after_loss'`
     ):
         "Call every listener of `event`, in order"
-        fs = self.listeners[event]
+        fs = (self._listeners if self._listeners.subs==self.subs else self.listeners)[event] # spares a call at each event
         try:
             for f in fs: f(self)
         except BaseException as e: _note_event(e, event, f); raise
@@ -91,7 +91,7 @@ class Publisher:
         event:str # The name of a clean-up, such as `'cleanup_fit'`
     ):
         "Call every listener of `event`, last first. All of them run; then the last failure is raised, with the others as its context."
-        fs = self.listeners[event]
+        fs = (self._listeners if self._listeners.subs==self.subs else self.listeners)[event]
         if fs: self._unwind(event, fs)
 
     def _unwind(self, event, fs):
@@ -113,20 +113,13 @@ class PublishEvents:
         cancel = self.cancels.get(self.name, ()) # `except ()` catches nothing
         @wraps(f)
         def _f(learn, *args, **kwargs):
-            unwind,res = getattr(learn, 'unwind', learn.publish),None
             try:
                 learn.publish(before)
                 res = f(learn, *args, **kwargs)
                 learn.publish(after)
+                return res
             except cancel: pass
-            except BaseException as e: # it stays what it is, whatever the clean-ups do
-                try: unwind(cleanup)
-                except BaseException as e2:
-                    if isinstance(e, (*CANCELS, SystemExit)): raise # would not be seen otherwise
-                    while e2 not in (None, e): add_note(e, f"nntrain: a clean-up failed too: {e2!r}; {'; '.join(getattr(e2, '__notes__', []))}"); e2 = e2.__context__
-                raise
-            unwind(cleanup)
-            return res
+            finally: getattr(learn, 'unwind', learn.publish)(cleanup)
         _f.scope = self.name
         return _f
 
@@ -177,6 +170,7 @@ def published(
         if (f,j) in seen: return
         seen.add((f,j))
         scope = getattr(f, 'scope', None)
+        if f'before_{scope}' in res: scope = None # an override that runs its parent's body, without the events
         if scope: res.setdefault(f'before_{scope}', depth)
         for o in _calls(getattr(f, '__wrapped__', f), j, mro):
             if isinstance(o, str): res.setdefault(o, depth+bool(scope))

@@ -216,17 +216,17 @@ def validate(self:Learner)->dict:
 # %% ../nbs/05_learner.ipynb #425769aa
 @patch
 def plot_losses(self:Learner,
-    ax=None # Matplotlib axes to draw on; `None` makes new ones
+    ax=None, # Matplotlib axes to draw on; `None` makes new ones
+    *, log=False # A logarithmic scale for the losses?
 ):
-    "Plot the losses of training and validation, pass by pass, over all fits so far. Returns the axes."
+    "Plot the losses of training and validation, pass by pass, over all fits so far; the best validation is marked. Returns the axes."
     import matplotlib.pyplot as plt
     if not self.history: raise ValueError("there is no history to plot: fit first")
     ax = plt.subplots(figsize=(6,3.6))[1] if ax is None else ax
-    for mode,style in (('train','.-'), ('eval','.--')):
-        losses = [r['loss'] for r in self.history if r['mode']==mode]
-        if losses: ax.plot(range(1, len(losses)+1), losses, style, label={'train':'train', 'eval':'valid'}[mode])
-    ax.set(xlabel='epoch', ylabel='loss'); ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(); ax.grid(alpha=.3)
+    for mode,label,style in (('train','train','.-'), ('eval','valid','.--')):
+        if losses := [r['loss'] for r in self.history if r['mode']==mode]: ax.plot(range(1, len(losses)+1), losses, style, label=label)
+    if (best := min((l for l in losses if l==l), default=None)) is not None: ax.scatter(n := losses.index(best)+1, best, s=90, fc='none', ec='C3', label=f'best: epoch {n}', zorder=3)
+    ax.set(xlabel='epoch', ylabel='loss', yscale='log' if log else 'linear'); ax.xaxis.get_major_locator().set_params(integer=True); ax.legend(); ax.grid(alpha=.3)
     return ax
 
 # %% ../nbs/05_learner.ipynb #a8453082
@@ -243,6 +243,55 @@ def lr_find(self:Learner,
     finally: self.opt = opt
     if plot: self.lr_finder.plot()
     return self.lr_finder.suggestion
+
+# %% ../nbs/05_learner.ipynb #dcc05ce3
+from .core import to_cpu,to_device
+from .items import Prediction,as_prediction,class_names,evaluating,explain_shape,item_batch,joined,uncounted
+
+# %% ../nbs/05_learner.ipynb #531b22a3
+@patch
+def _predict_batch(self:Learner, batch):
+    "Predictions for `batch` on the CPU; the learner's own `batch` and `preds` stay"
+    kept = {k: vars(self)[k] for k in ('batch','preds') if k in vars(self)}
+    with evaluating(self.model):
+        try:
+            self.batch = batch
+            self.publish('before_batch')
+            for p in self.model.parameters(): self.batch = to_device(self.batch, p.device); break
+            self.predict()
+            self.publish('after_predict')
+            return to_cpu(self.preds)
+        finally:
+            self.unwind('cleanup_batch')
+            for k in ('batch','preds'): vars(self).pop(k, None)
+            vars(self).update(kept)
+
+# %% ../nbs/05_learner.ipynb #92395c46
+@patch
+def iter_preds(self:Learner,
+    dl=None, # A loader, whose batches need no targets; `None` takes `dls.valid`
+    *, with_targets=False # Give pairs of predictions and targets?
+):
+    "A generator of the predictions for each batch of `dl`, on the CPU, computed when asked for"
+    if dl is None: check_dl(self.dls, 'valid'); dl = self.dls.valid
+    return ((preds, to_cpu(columns(b)[self.n_inp])) if with_targets else preds for b in uncounted(dl) for preds in [self._predict_batch(b)])
+
+@patch
+def get_preds(self:Learner, dl=None, *, with_targets=False):
+    "The predictions for all of `dl`, in its order, on the CPU; arguments as in `iter_preds`. With targets: `(preds, targets)`."
+    res = list(self.iter_preds(dl, with_targets=with_targets))
+    if not res: raise ValueError("dl gave no batches: there is nothing to predict")
+    return joined(res)
+
+# %% ../nbs/05_learner.ipynb #f9144d5b
+@patch
+def predict_item(self:Learner,
+    item # A path, a PIL image, an array, a tensor; or a dict of columns
+)->Prediction:
+    "`(label, index, probs)` of the likeliest class. Raises `ValueError` or `FileNotFoundError`, naming the item, if it isn't one that the model can take."
+    batch = item_batch(self.dls, item, self.n_inp)
+    with explain_shape(self.dls, batch): out = self.get_preds([batch])
+    return as_prediction(out[0], class_names(self.dls, self.n_inp))
 
 # %% ../nbs/05_learner.ipynb #a24849e4
 device = default_device()

@@ -35,7 +35,6 @@ class StatefulS(Subscriber):
         else: self._saved = deepcopy(state)
 
     def put_state(self, state):
-        "Take over what `state_dict` returned, now that everything is set up"
         for k in self.state: setattr(self, k, state[k])
 
     def begin(self):
@@ -93,7 +92,8 @@ class SchedulerS(StatefulS):
         learn.schedule,self.lrs,kwargs = self,[],{}
         p = signature(self.scheduler_class).parameters.get('total_steps')
         if p and p.default in (None, Parameter.empty): kwargs['total_steps'] = learn.n_epochs if self.step=='epoch' else total_steps(learn)
-        for g in learn.opt.param_groups: g.pop('initial_lr', None) # left there by the schedule of an earlier fit
+        if self is next(s for s in learn.subs if isinstance(s, SchedulerS)):
+            for g in learn.opt.param_groups: g.pop('initial_lr', None) # left there by the schedule of an earlier fit
         self.scheduler = self.scheduler_class(learn.opt, **kwargs)
         self.begin()
 
@@ -107,12 +107,13 @@ class SchedulerS(StatefulS):
         if self.step=='epoch' and learn.model.training: self.scheduler.step()
         if self.step=='loss' and (v := monitored(learn, self.monitor)) is not None: self.scheduler.step(v)
 
-    def state_dict(self): return dict(scheduler=self.scheduler and deepcopy(self.scheduler.state_dict()), lrs=deepcopy(self.lrs))
+    def state_dict(self):
+        if not self.scheduler: return dict(scheduler=None, lrs=deepcopy(self.lrs), now=[])
+        return dict(scheduler=deepcopy(self.scheduler.state_dict()), lrs=deepcopy(self.lrs), now=[g['lr'] for g in self.scheduler.optimizer.param_groups])
     def put_state(self, state):
         self.lrs = state['lrs']
-        if not state['scheduler']: return
-        self.scheduler.load_state_dict(state['scheduler'])
-        for g,lr in zip(self.scheduler.optimizer.param_groups, self.scheduler.get_last_lr()): g['lr'] = lr
+        if state['scheduler']: self.scheduler.load_state_dict(state['scheduler'])
+        for g,lr in zip(self.scheduler.optimizer.param_groups, state['now']): g['lr'] = lr
 
 # %% ../nbs/06_schedule.ipynb #b202525b
 def one_cycle(

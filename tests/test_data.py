@@ -1,4 +1,4 @@
-"Data loaders where they need processes of their own: workers, races, deaths, memory. The rest is tested in nbs/01_dataloaders.ipynb."
+"Data loaders where they need processes of their own: workers, races, deaths, memory. The rest is tested in the notebooks of nntrain.batches, .decode and .dataloaders."
 import os, random, signal, subprocess, sys, time
 from functools import partial
 from pathlib import Path
@@ -119,6 +119,13 @@ def test_dead_worker_is_named_with_its_row():
     with pytest.raises(RuntimeError, match="split 'train': a worker died while it fetched row 13 "): list(DataLoaders.from_datasets(Dies(), None, 4, num_workers=2, seed=0).train)
     assert time.monotonic()-t < 10 # the promise, not a speed
 
+def test_dead_worker_shows_in_the_loader_not_in_the_midst_of_a_step():
+    it = iter(DataLoaders.from_datasets(Dies(), None, 4, num_workers=2, shuffle=False).train)
+    next(it)
+    end = time.monotonic()+1.5
+    while time.monotonic() < end: sum(range(100)) # a training step, while a worker dies
+    with pytest.raises(RuntimeError, match='row 13 '): list(it)
+
 def die(b):
     if 13 in b['n']: os._exit(3)
     return b
@@ -142,7 +149,7 @@ def test_bad_rows_are_named_by_workers_too():
 decode_once = '''
 import sys, time
 from nntrain.core import digits
-from nntrain import dataloaders as D
+from nntrain import decode as D
 n, real = 0, D._decode_column
 def count(*args):
     global n

@@ -50,7 +50,7 @@ class Doc(BasicMarkdownRenderer):
         ref,src = self.lookup.get(nm) or self.lookup.get(nm.split('.')[0], ('', ''))
         lines = (root/src).read_text(encoding='utf-8').splitlines() if src else []
         line = next((f'#L{i}' for i,l in enumerate(lines, 1) if re.match(rf'\s*(async )?(def|class) {nm.split(".")[-1]}\b', l)), '')
-        res = [f"[source]({front.site(root, 'git_url')}/blob/main/{src}{line}){{.source data-pagefind-ignore=""}}", f"{'#'*self.title_level} `{nm}` {{#{ref.split('#')[-1] if nm in self.lookup else nm.lower()} .api}}"]
+        res = [f"[source]({front.site(root, 'git_url')}/blob/main/{src}{line}){{.source data-pagefind-ignore=all}}", f"{'#'*self.title_level} `{nm}` {{#{ref.split('#')[-1] if nm in self.lookup else nm.lower()} .api}}"]
         if not inspect.isclass(o): return '\n\n'.join(res + [usage(o, nm.split('.')[-1])])
         init = next((vars(c)['__init__'] for c in o.__mro__ if '__init__' in vars(c)), None)
         doc = inspect.cleandoc(o.__doc__ or '')

@@ -1,0 +1,90 @@
+"""What holds for every subscriber of the toolbox: its state can be saved, no batch waits for the device, an error leaves nothing behind"""
+import io
+from contextlib import ExitStack
+from types import SimpleNamespace
+from unittest import mock
+import pytest, torch, torch.nn.functional as F
+from nntrain.acceleration import EMAS, AugmentS, GradAccumS, GradClipS, MixedPrecisionS, NormalizationS
+from nntrain.core import set_seed
+from nntrain.events import CancelFitException, Subscriber
+from nntrain.inspect import ActivationStatsS, ShortRunS, TimerS
+from nntrain.learner import Learner, MetricsS
+from nntrain.models import cnn
+from nntrain.schedule import EarlyStoppingS, SchedulerS, one_cycle, warmup_cosine
+
+def noise(x): return x+.1*torch.randn_like(x)
+makers = dict(accum=lambda: GradAccumS(3), clip=lambda: GradClipS(1.), ema=lambda: EMAS(.9), augment=lambda: AugmentS(noise), normal=lambda: NormalizationS(.5, .3),
+              cycle=lambda: SchedulerS(one_cycle), cosine=lambda: SchedulerS(warmup_cosine), epoch=lambda: SchedulerS(lambda o: torch.optim.lr_scheduler.StepLR(o, 1), step='epoch'),
+              plateau=lambda: SchedulerS(torch.optim.lr_scheduler.ReduceLROnPlateau, step='loss'), stop=lambda: EarlyStoppingS(restore_best=False), bf16=lambda: MixedPrecisionS(torch.bfloat16))
+half = dict(fp16=lambda: MixedPrecisionS(torch.float16))
+others = dict(timer=TimerS, short=lambda: ShortRunS(2), metrics=MetricsS)
+
+def data(n=10): g = torch.Generator().manual_seed(0); return [(torch.rand(8,1,8,8, generator=g), torch.randint(0, 10, (8,), generator=g)) for _ in range(n)]
+def get_learner(subs, train=None, optim=torch.optim.AdamW):
+    set_seed(0)
+    learn = Learner(cnn(), SimpleNamespace(train=train or data(), valid=data(2)), F.cross_entropy, optim, .01, subs)
+    learn.quiet = True
+    return learn
+
+class SaveAtS(Subscriber):
+    "After training batch number `at`: take what a checkpoint would, and stop"
+    order = 50
+    def __init__(self, at, subs): self.at,self.subs,self.n = at,subs,0
+    def after_batch(self, learn):
+        if not learn.model.training: return
+        self.n += 1
+        if self.n==self.at:
+            buf = io.BytesIO()
+            torch.save(dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), subs=[s.state_dict() for s in self.subs]), buf)
+            self.saved = torch.load(io.BytesIO(buf.getvalue()), weights_only=True) # tensors and plain values only
+            raise CancelFitException
+
+class ResumeS(Subscriber):
+    "Begin at batch `at` of all epochs, with a saved state. As a checkpoint would: when all have been set up"
+    order = 50
+    def __init__(self, saved, at, subs): self.saved,self.at,self.subs = saved,at,subs
+    def before_fit(self, learn):
+        learn.model.load_state_dict(self.saved['model']); learn.opt.load_state_dict(self.saved['opt'])
+        for s,state in zip(self.subs, self.saved['subs']): s.load_state_dict(state)
+        learn.epochs = range(self.at//10, learn.n_epochs)
+    def before_epoch(self, learn):
+        if learn.model.training and self.at%10: learn.dl = learn.dl[self.at%10:]; self.at = 0
+
+@pytest.mark.parametrize('at', [7, 14])
+@pytest.mark.parametrize('names', [[k] for k in (makers | half)] + [list(makers), [k for k in makers if k not in ('plateau', 'epoch', 'cosine', 'bf16')]+['fp16']], ids='+'.join)
+def test_resume(names, at):
+    "Interrupted in the middle of an epoch and of a window, and taken up by fresh subscribers: the same weights, bit for bit"
+    make = lambda: [(makers | half)[k]() for k in names]
+    whole = get_learner(make()); whole.fit(3)
+    subs = make(); save = SaveAtS(at, subs); get_learner([*subs, save]).fit(3)
+    subs = make(); resumed = get_learner([*subs, ResumeS(save.saved, at, subs)]); resumed.fit(3)
+    assert [k for k,v in whole.model.state_dict().items() if not torch.equal(v, resumed.model.state_dict()[k])] == []
+
+@pytest.mark.parametrize('name', [*makers, *others, 'acts'])
+def test_no_sync(name):
+    "No batch asks a tensor for its value (float16 does, in torch's own scaler)"
+    class ShutS(Subscriber):
+        order,stack = -1000,ExitStack()
+        def before_batch(self, learn):
+            def shut(*args, **kwargs): raise AssertionError('a batch asked for a value')
+            self.stack = ExitStack()
+            for o in ('item', 'cpu', 'tolist', '__float__', '__bool__', '__int__', 'numpy'): self.stack.enter_context(mock.patch.object(torch.Tensor, o, shut))
+        def cleanup_batch(self, learn): self.stack.close()
+    learn = get_learner([ShutS()], optim=torch.optim.SGD)
+    learn.subs.append(ActivationStatsS(learn.model) if name=='acts' else (makers | others)[name]())
+    learn.fit(2)
+    assert len(learn.history)==4
+
+@pytest.mark.parametrize('event', ['before_fit', 'before_epoch', 'before_batch', 'after_predict', 'after_loss', 'after_backward', 'after_step', 'after_batch', 'after_epoch'])
+@pytest.mark.parametrize('err', [ValueError, CancelFitException, KeyboardInterrupt])
+def test_no_trace(event, err):
+    "However a fit ends: no hooks, no methods in place of the learner's, no autocast"
+    def boom(learn): raise err('boom')
+    def fails(order): s = Subscriber(); s.order = order; setattr(s, event, boom); return s
+    for order in (-1000, 1000):
+        learn = get_learner([(makers | half | others)[k]() for k in ('accum', 'clip', 'ema', 'fp16', 'timer', 'short', 'cycle')])
+        learn.subs.append(ActivationStatsS(learn.model)); known = set(vars(learn))|{'schedule', 'grad_clip', 'metrics', 'n_epochs', 'epochs', 'trains', 'dl', 'batch', 'preds', 'loss', '_listeners'}
+        try: learn.fit(1, subs=[fails(order)])
+        except err: pass
+        assert set(vars(learn)) <= known
+        assert not any(m._forward_hooks for m in learn.model.modules()) and not torch.is_autocast_enabled('cpu')
