@@ -61,6 +61,7 @@ docs: $(STAMP)  ## build the documentation site in _docs (with Quarto if it is i
 
 bench: $(STAMP)  ## measure speed: ratios to the bare loop, side by side in one run
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/loop.py
+	@OMP_NUM_THREADS=1 $(BIN)/python bench/subscribers.py
 	@$(BIN)/python bench/imports.py
 
 torture: $(STAMP)  ## kill 50 runs at random steps and 50 while they save, resume them, compare every bit

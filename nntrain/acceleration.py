@@ -81,6 +81,7 @@ def autocast_dtype(
         warnings.simplefilter('ignore')
         with torch.autocast(device, dtype): return dtype if torch.is_autocast_enabled(device) else None
 
+# %% ../nbs/07_acceleration.ipynb #57753586
 class MixedPrecisionS(StatefulS):
     "Computes predictions and loss in 16 bits where that is safe; scales the gradients of float16"
     order,state = GradAccumS.order+1,('scale',)

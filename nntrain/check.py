@@ -187,6 +187,7 @@ def check_learning(t, steps=100):
         loss = t.loss()
         if not loss.requires_grad: yield Finding("the loss has no gradient", "nothing can be learned", "look for .detach(), .item(), argmax or torch.no_grad() between the model and the loss"); return
         first = float(loss.detach()) if first is None else first
+        if i >= 10 and float(loss.detach()) < .3*first: break # it can
         opt.zero_grad(); loss.backward(); opt.step()
     if not all(p.isfinite().all() for p in ps.values()): return
     last,still = float(t.loss().detach()),[k for k,p in ps.items() if torch.equal(p, start[k])]

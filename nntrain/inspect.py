@@ -44,6 +44,7 @@ def _tensor(o):
     while isinstance(o, (list, tuple, dict)): o = next(iter(o.values() if isinstance(o, dict) else o))
     return o
 
+# %% ../nbs/09_inspect.ipynb #36d8b30b
 class ModelMonitorS(Subscriber):
     "Notes shape, parameters and work of each layer for the first batch, then ends the fit"
     hooks = ()
