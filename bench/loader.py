@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate  # noqa: E402
 from torchvision.transforms.functional import to_tensor  # noqa: E402
 from torcheval.metrics import MulticlassAccuracy  # noqa: E402
 from nntrain.core import get_dataset, set_seed  # noqa: E402
-from nntrain import dataloaders  # noqa: E402
+from nntrain.decode import _alive, _owners  # noqa: E402
 from nntrain.dataloaders import DataLoaders, decode  # noqa: E402
 from nntrain.learner import MetricsS, MomentumLearner  # noqa: E402
 
@@ -23,7 +23,7 @@ BS = 1024 if NAME=='fashion_mnist' else 128
 
 def forget():
     "Let nothing that was decoded before be found again"
-    dataloaders._alive.clear(); dataloaders._owners.clear(); gc.collect()
+    _alive.clear(); _owners.clear(); gc.collect()
 
 def cpu_time(): return sum(o.ru_utime+o.ru_stime for o in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
