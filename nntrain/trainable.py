@@ -37,6 +37,9 @@ class Model(nn.Module):
         self.history,self.metrics,self.fp16,self._callbacks,self._loaded = [],{'train':{}, 'valid':{}, 'test':{}},False,[],{}
         self.current_epoch,self.current_train_step,self.current_valid_step,self.batch_index,self._model_state,self._train_state = 0,0,0,0,None,None
 
+    def __setattr__(self, k, v): # what is set at each step needs no search for parameters
+        if k in _trainer_names: object.__setattr__(self, k, v)
+        else: super().__setattr__(k, v)
     def __getstate__(self): return {k: v for k,v in vars(self).items() if k not in _trainer_names} # copies and pickles hold no data, no optimizer
     def __setstate__(self, state): super().__setstate__(state); self._reset()
 
@@ -60,12 +63,16 @@ class Model(nn.Module):
         self._train_state = check_state('train_state', v)
         for c in self._callbacks: getattr(c, f'on_{v}', lambda model: None)(self)
 
-_trainer_names = ('optimizer', 'scheduler', 'train_loader', 'valid_loader', 'learn', 'history', 'metrics', 'fp16', '_callbacks', '_loaded', '_model_state', '_train_state')+COUNTERS
+_trainer_names = {'optimizer', 'scheduler', 'train_loader', 'valid_loader', 'learn', 'history', 'metrics', 'fp16', 'model_state', 'train_state',
+                  '_callbacks', '_loaded', '_model_state', '_train_state', *COUNTERS}
 
 @patch
 def model_fn(self:Model, data)->tuple:
     "`(output, loss, metrics)` of `forward` for a batch: the keys of a dict are its arguments. Tensors are moved to the model's device; the batch itself stays as it is."
-    for p in self.parameters(): data = to_device(data, p.device); break
+    x = next((o for o in columns(data) if isinstance(o, torch.Tensor)), None)
+    for p in self.parameters():
+        if x is None or x.device!=p.device: data = to_device(data, p.device)
+        break
     named = hasattr(data, 'keys')
     res = self(**data) if named else self(*data) if isinstance(data, (tuple, list)) else self(data)
     if not isinstance(res, tuple) or len(res) not in (2, 3): raise TypeError(f"forward must return (output, loss) or (output, loss, metrics), not {type(res).__name__}{f' of {len(res)}' if isinstance(res, tuple) else ''}")
