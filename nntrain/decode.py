@@ -146,6 +146,7 @@ class Decoded(Dataset):
         rows = torch.as_tensor(key.rows)
         return [self.batch(k, x.index_select(0, rows)) for k,x in self.cols.items()]
     def batch(self, k, x):
+        "Rows `x` of column `k` as a batch holds them: pictures as floats"
         if k not in self.images: return x
         return floats(x).flatten(1) if self.flatten else floats(x)
 
