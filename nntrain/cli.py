@@ -65,7 +65,7 @@ def train(data, model, epochs, lr, batch_size, opt, momentum, seed, device, out,
     try: learn.fit(epochs, subs=[*subs, ProgressS()])
     except KeyboardInterrupt: status = 130
     except (ValueError, BadCheckpoint) as e:
-        if resume: raise BadOption(f"--resume: {e}") from e
+        if resume: raise BadOption(f"--resume: {e}".replace('with CheckpointS(..., resume=False)', 'without --resume')) from e
         raise
     if not learn.history: print('Interrupted before the first pass was through: nothing to save. To go on: the same command with --resume'); return status
     save_results(learn, path, {k: v for k,v in config.items() if k!='resume'} | more)

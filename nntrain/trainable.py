@@ -37,12 +37,6 @@ class Model(nn.Module):
         self.history,self.metrics,self.fp16,self._callbacks,self._loaded = [],{'train':{}, 'valid':{}, 'test':{}},False,[],{}
         self.current_epoch,self.current_train_step,self.current_valid_step,self.batch_index,self._model_state,self._train_state = 0,0,0,0,None,None
 
-    def __setattr__(self, k, v): # what is set at each step needs no search for parameters
-        if k in _trainer_names: object.__setattr__(self, k, v)
-        else: super().__setattr__(k, v)
-    def __getstate__(self): return {k: v for k,v in vars(self).items() if k not in _trainer_names} # copies and pickles hold no data, no optimizer
-    def __setstate__(self, state): super().__setstate__(state); self._reset()
-
     def fetch_optimizer(self): "Return the optimizer"
     def fetch_scheduler(self): "Return a scheduler of `self.optimizer`, if you want one; take the argument `total_steps` if it needs to know"
     def loss(self, outputs, targets): "Return the loss; for you to call in `forward`"
@@ -63,8 +57,16 @@ class Model(nn.Module):
         self._train_state = check_state('train_state', v)
         for c in self._callbacks: getattr(c, f'on_{v}', lambda model: None)(self)
 
+# %% ../nbs/11_trainable.ipynb #8ecb3bf2
 _trainer_names = {'optimizer', 'scheduler', 'train_loader', 'valid_loader', 'learn', 'history', 'metrics', 'fp16', 'model_state', 'train_state',
                   '_callbacks', '_loaded', '_model_state', '_train_state', *COUNTERS}
+
+@patch
+def __setattr__(self:Model, k, v): (object if k in _trainer_names else nn.Module).__setattr__(self, k, v)
+@patch
+def __getstate__(self:Model): return {k: v for k,v in vars(self).items() if k not in _trainer_names}
+@patch
+def __setstate__(self:Model, state): nn.Module.__setstate__(self, state); self._reset()
 
 @patch
 def model_fn(self:Model, data)->tuple:
