@@ -4,6 +4,8 @@
 - names in backticks link relatively, whether nntrain is installed or not, and a name of ours that torch has too isn't taken for torch's;
 - an example keeps the outputs that it was saved with."""
 import ast, inspect, re
+from dataclasses import is_dataclass
+from importlib import import_module
 from inspect import Parameter
 from itertools import groupby
 from pathlib import Path
@@ -31,16 +33,16 @@ names.update({k.split('.')[1]: v for k,v in names.items() if k.startswith('Subsc
 anchors = {v[0].split('#')[-1] for v in (names|homes).values()} # a heading of the article must not take the place of a name
 
 def usage(o, name):
-    "How to call `o` as Markdown: the signature, then each parameter that has a comment"
+    "How to call `o` as Markdown: the signature, then each parameter that has a comment. A class is shown by its fields, without its docstring."
     d = DocmentText(o, docstring=False)
-    args,ret = [a for a,_ in d.params],d._ret_str[1:].split(':')[0]
+    args,ret = [a for a,_ in d.params],'' if inspect.isclass(o) else d._ret_str[1:].split(':')[0]
     kinds = [v.get('kind') for k,v in d.dm.items() if k!='return']
     if Parameter.KEYWORD_ONLY in kinds and Parameter.VAR_POSITIONAL not in kinds: args.insert(kinds.index(Parameter.KEYWORD_ONLY), '*')
     flat = f'{name}({", ".join(args)}){ret}'
     sig = flat if len(flat) < 90 else f'{name}(\n    ' + ',\n    '.join(args) + f'\n){ret}'
     star = dict(re.findall(r'^\s*(\*{1,2}\w+)[^#\n]*# (.+)$', inspect.getsource(o), re.M)) # fastcore overlooks the comments of these
     docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in ((a, doc or star.get(a)) for a,doc in d.params) if doc]
-    return f'```python\n{sig}\n```\n\n' + (inspect.getdoc(o) or '') + '\n\n' + ('::: params\n' + '\n\n'.join(docs) + '\n:::' if docs else '')
+    return f'```python\n{sig}\n```\n\n' + (not inspect.isclass(o) and inspect.getdoc(o) or '') + '\n\n' + ('::: params\n' + '\n\n'.join(docs) + '\n:::' if docs else '')
 
 class Doc(BasicMarkdownRenderer):
     "A class is shown with its public methods; those that the notebook documents by `show_doc` have a heading of their own"
@@ -54,7 +56,8 @@ class Doc(BasicMarkdownRenderer):
         if not inspect.isclass(o): return '\n\n'.join(res + [usage(o, nm.split('.')[-1])])
         init = next((vars(c)['__init__'] for c in o.__mro__ if '__init__' in vars(c)), None)
         doc = inspect.cleandoc(o.__doc__ or '')
-        sig = usage(MethodType(init, o), f'class {nm}') if isinstance(init, FunctionType) else f'```python\nclass {nm}\n```\n\n'
+        made = is_dataclass(o) and init.__code__.co_filename=='<string>' # by `@dataclass`: the fields are what has a source, and that only in the module
+        sig = usage(getattr(import_module(src.removesuffix('.py').replace('/', '.')), nm) if made else MethodType(init, o), f'class {nm}') if isinstance(init, FunctionType) else f'```python\nclass {nm}\n```\n\n'
         bases = ', '.join(f'`{b.__name__}`' for b in o.__bases__ if b.__name__ in self.lookup)
         res += [sig.replace('```\n\n', f'```\n\n{doc}\n\n', 1), f'[Inherits from]{{.aside}} {bases}' if bases else '']
         answers,redefines = [],[]
