@@ -30,6 +30,8 @@ faults = {
     'bold': (put('<p>this is **bold</p>'), 'bold is left'),
     'a backtick': (put('<p>this is `code</p>'), 'a backtick is left'),
     'half a link': (put('<p>[here](core.html</p>'), 'a link is left'),
+    'half an attribute': (put('<p><a href="core.html">here</a>}</p>'), 'an attribute is left after a link: }'),
+    'half an attribute of a name': (put('<p><a href="core.html"><code>here</code></a>{.nav</p>'), 'an attribute is left after a link: {.nav'),
     'a heading': (put('<p>text\n## heading</p>'), 'a heading is left'),
     'a table': (put('<p>| a |\n| --- |</p>'), 'a table is left'),
     'a formula': (put(r'<p>it is $\frac{1}{2}$</p>'), 'a formula is left'),

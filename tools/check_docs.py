@@ -19,13 +19,14 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.path,self.open,self.ids,self.links,self.images,self.faults = path,[],[],[],[],[]
         self.prose,self.blocks,self.names,self.math = [],[],[],[]
+        self.linked = False # has a link just ended?
         self.feed(path.read_text(encoding='utf-8'))
         self.faults += [f'<{t}> is never closed' for t,_ in self.open if t in blocks]
 
     def inside(self, *tags): return any(t in tags for t,_ in self.open)
 
     def handle_starttag(self, tag, attrs):
-        a = dict(attrs)
+        a,self.linked = dict(attrs),False
         if 'id' in a: self.ids.append(a['id'])
         if tag=='a' and 'href' in a: self.links.append(a['href'])
         if tag=='link' and 'href' in a: self.links.append(a['href'])
@@ -44,8 +45,11 @@ class Page(HTMLParser):
         if tag in void or not any(t==tag for t,_ in self.open): return
         while (t := self.open.pop()[0])!=tag:
             if t in blocks: self.faults.append(f'<{t}> is never closed')
+        self.linked = self.linked or tag=='a'
 
     def handle_data(self, data):
+        if self.linked and data[0] in '{}' and not self.inside(*code): self.faults.append(f'an attribute is left after a link: {data.strip()[:60]}')
+        self.linked = False
         if self.inside('pre'): self.blocks[-1][1].append(data)
         elif self.inside('code') and not self.inside('a', 'h1', 'h2', 'h3', 'h4', 'dt'): self.names.append(data)
         if self.math and not self.math[-1] and self.inside('span') and not self.inside('math'): self.math[-1] = data
@@ -81,7 +85,7 @@ def documented(root):
             owner = next((ast.unparse(n.args.args[0].annotation)+'.' for d in n.decorator_list if 'patch' in ast.unparse(d) and n.args.args[0].annotation), '')
             yield page, owner+n.name, bool(ast.get_docstring(n))
             for m in n.body if isinstance(n, ast.ClassDef) else []:
-                if isinstance(m, ast.FunctionDef) and m.name[0]!='_': yield page, f'{n.name}.{m.name}', bool(ast.get_docstring(m)) or inherited(n, m.name)
+                if isinstance(m, ast.FunctionDef) and m.name[0]!='_' and 'setter' not in ''.join(map(ast.unparse, m.decorator_list)): yield page, f'{n.name}.{m.name}', bool(ast.get_docstring(m)) or inherited(n, m.name)
 
 @lru_cache
 def library(root):
