@@ -37,7 +37,7 @@ class GradAccumS(GradWindowS):
     ):
         if isinstance(n, bool) or not hasattr(n, '__index__') or n < 1: raise ValueError(f"n must be a whole number of batches, at least 1, not {n!r}")
         self.n = n
-    def n_steps(self, n): return math.ceil(n/self.n)
+    def n_steps(self, n): "How many optimizer steps `n` batches make; the last may have fewer batches"; return math.ceil(n/self.n)
 
     def before_fit(self, learn):
         if isinstance(learn, MomentumLearner): raise TypeError("GradAccumS needs gradients that start at zero, and MomentumLearner lets them fade: use Learner with partial(torch.optim.SGD, momentum=0.85)")
@@ -137,6 +137,7 @@ def start_scaler(self:MixedPrecisionS, learn, device):
 
 @patch
 def cleanup_fit(self:MixedPrecisionS, learn):
+    "Give the learner its own `step` back"
     if self.hook: self.hook.remove(); vars(learn).pop('step'); vars(learn).pop('stepped', None)
     self.hook,self._running = None,False
 

@@ -45,7 +45,7 @@ class Hook:
         layer:nn.Module, # The module to listen to
         func # What to call; the hook itself is its first argument, to keep things on
     ): self.hook,self.layer_name = layer.register_forward_hook(partial(func, self)),f'{nr}_{type(layer).__name__}'
-    def remove(self): self.hook.remove()
+    def remove(self): "Stop listening to the layer"; self.hook.remove()
     def __enter__(self): return self
     def __exit__(self, *args): self.remove()
 
@@ -66,13 +66,13 @@ class ActivationStatsS(Subscriber):
 
     def before_fit(self, learn):
         if not learn.trains or searching(learn): return
-        self.hooks,self.i = [Hook(i, m, partial(self.record, learn)) for i,m in enumerate(self.modules)],0
+        self.hooks,self.i = [Hook(i, m, partial(self._record, learn)) for i,m in enumerate(self.modules)],0
         for h in self.hooks: h.stats = [],[],[],[]
 
     def before_batch(self, learn): self.i = getattr(self, 'i', 0)+learn.model.training
 
     @torch.no_grad()
-    def record(self, learn, hook, layer, inp, outp):
+    def _record(self, learn, hook, layer, inp, outp):
         if not learn.model.training or (self.i-1)%self.every: return
         x = (outp if isinstance(outp, torch.Tensor) else outp[0]).detach().float()
         units = x.transpose(0, 1).flatten(1) if x.ndim > 2 else x.T

@@ -87,7 +87,9 @@ class Trial:
         self.predict(train=True); self.learn.get_loss()
         return self.learn.loss
 
-    def targets(self, batches): return torch.cat([torch.as_tensor(columns(b)[self.learn.n_inp]).cpu().flatten() for b in batches])
+    def targets(self, batches):
+        "The targets of all `batches` in one row, on the CPU"
+        return torch.cat([torch.as_tensor(columns(b)[self.learn.n_inp]).cpu().flatten() for b in batches])
 
 # %% ../nbs/08c_check.ipynb #2c710599
 def check_labels(t):

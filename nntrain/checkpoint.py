@@ -193,6 +193,7 @@ def fetched(self:CheckpointS, dl):
 # %% ../nbs/08_checkpoint.ipynb #6f95fe70
 @patch
 def before_epoch(self:CheckpointS, learn):
+    "Skip a training pass that was complete, restore one that was interrupted, and watch the loader to save between batches"
     if not self.active: return
     train,s,self.elapsed = learn.model.training,self.state,0.
     if train and s and s['at'][1]=='eval': raise CancelEpochException # it is done; on to the validation
@@ -204,10 +205,12 @@ def before_epoch(self:CheckpointS, learn):
 
 @patch
 def after_epoch(self:CheckpointS, learn):
+    "Count the time before the interruption in the `seconds` of the epoch"
     if self.active: learn.history[-1]['seconds'] += self.elapsed # what went before the interruption
 
 @patch
 def cleanup_epoch(self:CheckpointS, learn):
+    "Give the loader back; if the run has to end during a validation, save it as it was before that"
     if isinstance(learn.dl, Watched): learn.dl = learn.dl.of
     if self.leaving: # everybody else has put things back as they were before the validation
         self.leaving = False
@@ -215,6 +218,7 @@ def cleanup_epoch(self:CheckpointS, learn):
 
 @patch
 def cleanup_fit(self:CheckpointS, learn):
+    "Put the signal handlers back and stop the timer; obey a signal that came after the last batch"
     for sig,old in self.handlers.items(): signal.signal(sig, old)
     if self.timer: self.timer.cancel()
     if self.active:

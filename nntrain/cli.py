@@ -165,7 +165,7 @@ def predict(weights, images):
 
 class OneLineParser(argparse.ArgumentParser):
     "An `ArgumentParser` whose errors take one line"
-    def error(self, message): self.exit(2, f'{self.prog}: {message}; see {self.prog} --help\n')
+    def error(self, message): "Say what is wrong in one line; raises `SystemExit` with status 2"; self.exit(2, f'{self.prog}: {message}; see {self.prog} --help\n')
 
 def nntrain_predict(
     args:list=None # The arguments; `None` takes those of the command line

@@ -67,14 +67,14 @@ class Guard:
         learn,ok = self.learn,torch.isfinite(losses)
         name = bad_weight(learn.model)
         if bool(ok.all()) and not name:
-            now,self.where = self.tensors(),self.now()
+            now,self.where = self.tensors(),self._now()
             for k,t in self.kept.items(): t.copy_(now[k])
             return
         i = learn.batch_idx if bool(ok.all()) else learn.batch_idx-len(losses)+1+int((~ok).nonzero()[0])
         what = 'a weight' if bool(ok.all()) else f'the loss ({losses[~ok][0].item()})'
         self.stop(f"{what} isn't finite at epoch {learn.epoch}, {'training' if learn.model.training else 'validation'} batch {i}", name and f'the weight {name}')
 
-    def now(self): return f'epoch {self.learn.epoch}, batch {self.learn.batch_idx}'
+    def _now(self): return f'epoch {self.learn.epoch}, batch {self.learn.batch_idx}'
 
     @torch.no_grad()
     def stop(self, msg, what):
@@ -119,18 +119,18 @@ class NaNStopS(Subscriber):
         self.i += 1
         every = self.every or (1 if self.action=='skip' or learn.loss.device.type=='cpu' else 256)
         if self.guard is None or self.i%every or _finite(learn.loss): return
-        if self.action!='skip': return self.guard.stop(f"the loss ({learn.loss.item()}) isn't finite at {self.at(learn)}", culprit(learn))
-        self.skip(learn)
+        if self.action!='skip': return self.guard.stop(f"the loss ({learn.loss.item()}) isn't finite at {self._at(learn)}", culprit(learn))
+        self._skip(learn)
 
     def after_backward(self, learn):
-        if self.action=='skip' and not all(_finite(p.grad) for p in learn.model.parameters()): learn.zero_grad(); self.skip(learn)
+        if self.action=='skip' and not all(_finite(p.grad) for p in learn.model.parameters()): learn.zero_grad(); self._skip(learn)
 
-    def at(self, learn): return f"epoch {learn.epoch}, {'training' if learn.model.training else 'validation'} batch {learn.batch_idx}"
-    def skip(self, learn):
+    def _at(self, learn): return f"epoch {learn.epoch}, {'training' if learn.model.training else 'validation'} batch {learn.batch_idx}"
+    def _skip(self, learn):
         for b,old in self.buffers: b.copy_(old)
         self.skipped += 1
         raise CancelBatchException
     def cleanup_fit(self, learn):
         if self.skipped: warnings.warn(f"NaNStopS: {self.skipped} batches were left out, their loss or gradients weren't finite")
-    def state_dict(self): return dict(skipped=self.skipped)
-    def load_state_dict(self, state): self.skipped = state['skipped']
+    def state_dict(self): "How many batches were left out so far"; return dict(skipped=self.skipped)
+    def load_state_dict(self, state): "Go on counting from there"; self.skipped = state['skipped']

@@ -57,13 +57,13 @@ class ModelMonitorS(Subscriber):
         some = [o for m in (self.modules or [learn.model]) for o in m.modules()]
         self.layers = [m for m in dict.fromkeys(some) if not list(m.children()) or list(m.parameters(recurse=False))]
         self.rows,self.seen = [],set()
-        self.hooks = [Hook(i, m, self.record) for i,m in enumerate(self.layers)]
+        self.hooks = [Hook(i, m, self._record) for i,m in enumerate(self.layers)]
 
-    def record(self, hook, layer, inp, outp):
+    def _record(self, hook, layer, inp, outp):
         y = _tensor(outp)
-        self.add(layer, list(y.shape[1:]), macs(layer, _tensor(inp), y), y.numel()*y.element_size())
+        self._add(layer, list(y.shape[1:]), macs(layer, _tensor(inp), y), y.numel()*y.element_size())
 
-    def add(self, layer, shape, work=0, size=0):
+    def _add(self, layer, shape, work=0, size=0):
         new = [p for p in layer.parameters(recurse=False) if p not in self.seen]
         self.seen |= set(new)
         self.rows.append(Layer(self.names[layer], type(layer).__name__, shape, sum(p.numel() for p in new), sum(p.numel() for p in new if p.requires_grad), work, size))
@@ -71,7 +71,7 @@ class ModelMonitorS(Subscriber):
     def after_batch(self, learn):
         called = {r.name for r in self.rows}
         for m in self.layers:
-            if self.names[m] not in called and list(m.parameters(recurse=False)): self.add(m, 'not called')
+            if self.names[m] not in called and list(m.parameters(recurse=False)): self._add(m, 'not called')
         raise CancelFitException
 
     def cleanup_fit(self, learn):
@@ -87,8 +87,12 @@ class Summary:
         self.rows = list(rows)
         self.params,self.trainable,self.macs,self.bytes = (sum(getattr(r, k) for r in self.rows) for k in ('params', 'trainable', 'macs', 'bytes'))
 
-    def cells(self): return [[r.name, r.kind, str(r.shape), f"{r.params:,}{'' if r.trainable==r.params else ' (frozen)'}" if r.params else '', f'{r.macs:,}' if r.macs else ''] for r in self.rows]
-    def total(self): return f'{self.params:,} parameters, {self.trainable:,} trainable ({self.params*4/2**20:.2f} MB in 32 bits); {self.macs:,} multiply-adds per sample; outputs of this batch: {self.bytes/2**20:.2f} MB'
+    def cells(self):
+        "The table without its head: for each layer a list of text"
+        return [[r.name, r.kind, str(r.shape), f"{r.params:,}{'' if r.trainable==r.params else ' (frozen)'}" if r.params else '', f'{r.macs:,}' if r.macs else ''] for r in self.rows]
+    def total(self):
+        "The line below the table: sums over all layers"
+        return f'{self.params:,} parameters, {self.trainable:,} trainable ({self.params*4/2**20:.2f} MB in 32 bits); {self.macs:,} multiply-adds per sample; outputs of this batch: {self.bytes/2**20:.2f} MB'
     def _repr_markdown_(self): return '\n'.join('| '+' | '.join(c)+' |' for c in [self.names, ['---']*3+['---:']*2, *self.cells()])+f'\n\n{self.total()}'
     def __repr__(self):
         rows = [self.names, *self.cells()]
@@ -114,7 +118,7 @@ class TimerS(Subscriber):
 
     def before_fit(self, learn):
         self.rows,self.depth,self.last = [],0,None
-        learn.publish,learn.unwind = self.timed(learn.publish),self.timed(learn.unwind)
+        learn.publish,learn.unwind = self._timed(learn.publish),self._timed(learn.unwind)
 
     def mark(self, part):
         "What has passed since the last mark goes to `part`"
@@ -123,7 +127,7 @@ class TimerS(Subscriber):
         if self.last is not None and self.rows: self.rows[-1][part] += now-self.last
         self.last = now
 
-    def timed(self, f):
+    def _timed(self, f):
         def _f(event):
             self.mark('subscribers' if self.depth else self.parts.get(event, 'other'))
             self.depth += 1
@@ -171,7 +175,7 @@ class ShortRunS(Subscriber):
     ):
         if isinstance(n, bool) or not hasattr(n, '__index__') or n < 1: raise ValueError(f"n must be a whole number of batches, at least 1, not {n!r}")
         self.n,self.same = n,same
-    def n_steps(self, n): return min(n, self.n)
+    def n_steps(self, n): "How many steps are left of the `n` of an epoch"; return min(n, self.n)
     def before_fit(self, learn): self.batches = None
     def before_epoch(self, learn):
         learn.dl = _First(learn.dl, self.n)

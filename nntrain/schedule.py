@@ -35,6 +35,7 @@ class StatefulS(Subscriber):
         else: self._saved = deepcopy(state)
 
     def put_state(self, state):
+        "Take `state` over, in the middle of a fit. Redefine it where the attributes can't simply be set."
         for k in self.state: setattr(self, k, state[k])
 
     def begin(self):

@@ -21,7 +21,7 @@ MARK,TAIL = b'nntrain1',48 # a file ends with this mark, 8 bytes of length and 3
 class HashedWriter:
     "Passes what is written to file `f`, and hashes it meanwhile in a second thread. Keeps the error that stopped it in `err`."
     def __init__(self, f): self.f,self.hash,self.n,self.err = f,hashlib.sha256(),0,None
-    def flush(self): self.f.flush()
+    def flush(self): "Hand to the system what the file still holds"; self.f.flush()
     def write(self,
         b # Bytes, or anything that gives access to its bytes
     ):

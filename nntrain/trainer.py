@@ -42,7 +42,7 @@ class Trainer(Learner):
             self.batch = self.batch or ()
             self._record(perf_counter()-start)
 
-    def run_pass(self, dl): self.dl = dl; self.pass_(self); return self.history[-1]['loss']
+    def run_pass(self, dl): "The loop over the batches of `dl`, within an epoch; returns its mean loss"; self.dl = dl; self.pass_(self); return self.history[-1]['loss']
 
     @PublishEvents('batch')
     def one_batch(self):
@@ -65,7 +65,7 @@ class Trainer(Learner):
         epochs,self.validates,lr = res = super()._checked(*args)
         return res
 
-    def run_step(self, data): self.batch = data; self.step_(self); return self.loss,self.scores
+    def run_step(self, data): "Everything that is done with the batch `data`; returns loss and metrics"; self.batch = data; self.step_(self); return self.loss,self.scores
 
 # %% ../nbs/10a_trainer.ipynb #7c1333fc
 @patch
@@ -106,8 +106,8 @@ class ModelS(MetricsS):
         self.m,self.trains,self.start = learn.model,learn.trains and not searching(learn),learn.model.current_epoch
         if self.trains: self.m.train_state = 'train_start'
 
-    def mode(self): return 'train' if self.m.training else 'valid'
-    def tell(self, event):
+    def _mode(self): return 'train' if self.m.training else 'valid'
+    def _tell(self, event):
         if self.trains: self.m.train_state = event
 
     def before_epoch(self, learn):
@@ -115,35 +115,38 @@ class ModelS(MetricsS):
         super().before_epoch(learn)
         if not self.trains: return
         self.m.batch_index,self.m.current_epoch = -1,self.start+learn.epoch
-        if self.m.model_state!='end': self.m.model_state = self.mode()
-        if self.m.training: self.tell('epoch_start')
-        self.tell(f'{self.mode()}_epoch_start')
+        if self.m.model_state!='end': self.m.model_state = self._mode()
+        if self.m.training: self._tell('epoch_start')
+        self._tell(f'{self._mode()}_epoch_start')
 
-    def before_batch(self, learn): self.m.batch_index += 1; self.tell(f'{self.mode()}_step_start')
+    def before_batch(self, learn): self.m.batch_index += 1; self._tell(f'{self._mode()}_step_start')
 
     def after_batch(self, learn):
         n = learn.n_samples()
         self.loss.update(learn.loss, n)
         for k,v in learn.scores.items(): self.metrics.setdefault(k, RunningMean()).update(v, n)
         if not self.trains: return
-        k = f'current_{self.mode()}_step'
+        k = f'current_{self._mode()}_step'
         setattr(self.m, k, getattr(self.m, k)+1)
-        self.tell(f'{self.mode()}_step_end')
+        self._tell(f'{self._mode()}_step_end')
 
     def after_epoch(self, learn):
         row = learn.history[-1]
         if not (self.loss.n or self.loss.values): self.loss.update(row['loss']) # the user's own loop
         super().after_epoch(learn)
-        self.m.metrics[self.mode()] = {k: row[k] for k in ('loss', *self.metrics)}
-        self.tell(f'{self.mode()}_epoch_end')
+        self.m.metrics[self._mode()] = {k: row[k] for k in ('loss', *self.metrics)}
+        self._tell(f'{self._mode()}_epoch_end')
         if self.trains and not (self.m.training and learn.validates): self.m.current_epoch += 1
 
     def output(self, log): pass # the progress bar takes this over
 
 # %% ../nbs/10a_trainer.ipynb #241f41e0
 @patch
-def state_dict(self:ModelS): return dict(metrics=list(self.metrics), start=self.start, **{k: getattr(self.m, k) for k in COUNTERS})
+def state_dict(self:ModelS):
+    "The counters of the model, the names of its metrics, and the epoch in which it began"
+    return dict(metrics=list(self.metrics), start=self.start, **{k: getattr(self.m, k) for k in COUNTERS})
 @patch
 def load_state_dict(self:ModelS, state):
+    "Put the counters back, and make room for the metrics"
     self.metrics,self.start = {k: RunningMean() for k in state['metrics']},state['start']
     for k in COUNTERS: setattr(self.m, k, state[k])

@@ -51,8 +51,8 @@ class WitnessS(Subscriber):
     def before_epoch(self, learn):
         if not learn.model.training: return
         dl = learn.dl
-        learn.dl = self.watch(learn, dl)
-    def watch(self, learn, dl):
+        learn.dl = self._watch(learn, dl)
+    def _watch(self, learn, dl):
         for b in dl:
             self.seen[(learn.epoch, learn.batch_idx+1)] = map_tensors(_print, b)
             if self.save and self.n==self.stop: raise CancelFitException # the checkpoint was written before this batch was fetched
