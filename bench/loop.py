@@ -18,7 +18,7 @@ from nntrain.core import set_seed  # noqa: E402
 from nntrain.learner import DeviceS, Learner, MetricsS, ProgressS  # noqa: E402
 
 torch.set_num_threads(1)
-N_BATCHES, BS, EPOCHS = 250, 64, 1
+N_BATCHES, BS, EPOCHS = 500, 64, 1
 
 def data():
     set_seed(0)

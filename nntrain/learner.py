@@ -110,7 +110,8 @@ class Learner(Publisher):
 @patch
 def predict(self:Learner):
     "Step 1: `preds` from the input columns of the batch"
-    self.preds = self.model(*columns(self.batch)[:self.n_inp])
+    cols = columns(self.batch)
+    self.preds = self.model(cols[0]) if self.n_inp==1 else self.model(*cols[:self.n_inp])
 @patch
 def get_loss(self:Learner):
     "Step 2: `loss` from `preds` and the target column"
