@@ -56,7 +56,7 @@ class Learner(Publisher):
         epochs:int, # How many times through the data
         train=True, # Train?
         valid=True, # Validate after each epoch?
-        subs=[], # noqa: B006  More subscribers, for this fit only
+        subs=[], # More subscribers, for this fit only
         lr:float=None, # Learning rate of this fit; `None` takes that of the learner
         *, keep_opt=False # Go on with the optimizer of the last fit, momentum and all, instead of making a new one?
     ):
