@@ -61,8 +61,10 @@ docs: $(STAMP)  ## build the documentation site in _docs (with Quarto if it is i
 
 bench: $(STAMP)  ## measure speed: ratios to the bare loop, side by side in one run
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/loop.py
-	@OMP_NUM_THREADS=1 $(BIN)/python bench/subscribers.py
 	@$(BIN)/python bench/imports.py
+	@OMP_NUM_THREADS=1 $(BIN)/python bench/subscribers.py
+	@$(BIN)/python bench/loader.py
+	@$(BIN)/python bench/checkpoint.py
 
 torture: $(STAMP)  ## kill 50 runs at random steps and 50 while they save, resume them, compare every bit
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py

@@ -23,7 +23,7 @@ class CheckpointS(Subscriber):
     order,active,timer,leaving = -1000,False,None,False
     def __init__(self,
         dir:str|Path, # Folder of the checkpoints; made if it isn't there
-        every='epoch', # When to save: `'epoch'`, an `int` (training batches), or a `float` (seconds). The end of the fit is always saved.
+        every='epoch', # When to save: `'epoch'`, an `int` (training batches), or a `float` (seconds). The end of a fit that wasn't cancelled is always saved.
         keep:int=3, # How many of the newest to keep
         monitor:str=None, # `valid_` or `train_` and a column of the history, such as `'valid_loss'`: the best epoch is kept as `best.pt`
         mode:str='min', # Is the lowest value the best (`'min'`) or the highest (`'max'`)?
@@ -187,7 +187,8 @@ def fetched(self:CheckpointS, dl):
     "The batches of `dl`, up to where a signal killed its workers"
     try: yield from dl
     except (RuntimeError, OSError, EOFError):
-        sleep(.1) # it may have reached them a moment before us
+        try: sleep(.1) # it may have reached them a moment before us
+        except RuntimeError: pass # torch speaks of another one that has died
         if not self.stop: raise
 
 # %% ../nbs/08_checkpoint.ipynb #6f95fe70
@@ -243,6 +244,8 @@ def on_signal(self:CheckpointS, sig, frame):
         return
     if self.stop: return None if self.saving and sig==signal.SIGTERM else self.leave()
     self.stop,main = sig,threading.get_ident()
+    if callable(old := signal.getsignal(chld := getattr(signal, 'SIGCHLD', signal.SIGINT))) and chld!=signal.SIGINT: # workers that die now die of the same signal
+        self.handlers[chld] = signal.signal(chld, signal.SIG_DFL)
     if sig==signal.SIGTERM:
         self.timer = threading.Timer(4, lambda: signal.pthread_kill(main, sig))
         self.timer.daemon = True; self.timer.start()

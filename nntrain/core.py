@@ -184,7 +184,9 @@ def _online(timeout=2.):
     "Does the hub answer a connection within `timeout` seconds?"
     import socket
     from urllib.parse import urlparse
+    from urllib.request import getproxies
     url = urlparse(os.environ.get('HF_ENDPOINT', 'https://huggingface.co'))
+    url = urlparse(getproxies().get(url.scheme, url.geturl()))
     try: socket.create_connection((url.hostname, url.port or 443), timeout=timeout).close()
     except OSError: return False
     return True
@@ -207,12 +209,14 @@ def get_dataset(
 ):
     "Load a data set by name as a `DatasetDict`. Raises `FileNotFoundError`, naming both ways out, if it's neither here nor to be had."
     if not isinstance(name, (str, Path)) or not str(name): raise TypeError(f"name must be the name of a data set or a folder, not {name!r}")
-    if str(name)=='digits': return digits(**kwargs)
-    from datasets import load_dataset
     data = os.environ.get('NNTRAIN_DATA')
+    if str(name)=='digits' and not (data and (Path(data)/name).is_dir()):
+        split = kwargs.pop('split', None)
+        return digits(**kwargs)[split] if split else digits(**kwargs)
+    from datasets import load_dataset
     for folder in ([Path(data)/name] if data else [])+[Path(name)]:
         if folder.is_dir(): return load_dataset(str(folder), **kwargs)
-    if not os.environ.get('HF_HUB_OFFLINE') and _online(): return load_dataset(str(name), **kwargs)
+    if os.environ.get('HF_HUB_OFFLINE', '').lower() not in ('1', 'on', 'yes', 'true') and _online(): return load_dataset(str(name), **kwargs)
     try:
         with _hub_offline(): return load_dataset(str(name), **kwargs)
     except Exception as e: raise FileNotFoundError(

@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 from fastcore.basics import patch
 from .advice import annotate,check_loss
-from .core import batch_len,check_number,columns,default_device,n_batches
+from .core import batch_len,check_number,columns,default_device,keep_rng,map_tensors,n_batches
 from .events import (CancelFitException,CancelEpochException,CancelBatchException,PublishEvents,Publisher,Subscriber,
                             batches_of,check_names,check_subs,show_events)
 from .finite import Guard,GuardedMean
@@ -51,6 +51,7 @@ class Learner(Publisher):
         self.model,self.dls,self.loss_fn,self.optim_class,self.lr,self.n_inp = model,dls,loss_fn,optim_class,lr,n_inp
         self.subs,self.history,self.opt,self.epoch = check_subs(subs),[],None,0
         self.mean_loss,self.quiet,self.batch_idx = GuardedMean(),False,-1
+        self.fitting = False
 
     def fit(self,
         epochs:int, # How many times through the data
@@ -141,6 +142,7 @@ def n_samples(self:Learner)->int:
 @patch
 def _checked(self:Learner, epochs, train, valid, subs, lr):
     "The arguments of `fit`, checked before anything is touched"
+    if self.fitting: raise RuntimeError("this learner is in the middle of a fit, which another fit, validate or lr_find would upset: in an event use learn.get_preds(dl), or another Learner")
     check_subs(self.subs); check_subs(subs)
     epochs,lr = check_number('epochs', epochs, whole=True),check_number('lr', self.lr if lr is None else lr)
     if not callable(self.loss_fn): raise TypeError(f"loss_fn must be callable, not {self.loss_fn!r}: try torch.nn.functional.cross_entropy")
@@ -174,20 +176,22 @@ def _record(self:Learner, seconds):
 def _no_trace(learn):
     "Put back subscribers and training modes, and drop all gradients, however the block ends"
     modules = list(learn.model.modules()) if hasattr(learn.model, 'modules') else [learn.model]
-    subs,modes,learn.epoch,learn.batch_idx = learn.subs,[m.training for m in modules],0,-1
+    subs,modes = learn.subs,[m.training for m in modules]
+    learn.epoch,learn.batch_idx,learn.fitting = 0,-1,True
     def drop_grads():
         for p in learn.model.parameters(): p.grad = None
     drop_grads()
     try: yield
     except BaseException as e: annotate(learn, e); raise
     finally:
-        learn.subs,learn.mean_loss.guard = subs,None
+        learn.subs,learn.mean_loss.guard,learn.fitting = subs,None,False
+        for k in {'preds', 'loss'} & vars(learn).keys(): setattr(learn, k, map_tensors(torch.Tensor.detach, vars(learn)[k])) # lets their graphs go
         for m,mode in zip(modules, modes): m.training = mode
         drop_grads()
 
 # %% ../nbs/05_learner.ipynb #13aa65af
 class MomentumLearner(Learner):
-    "Plain gradient descent becomes gradient descent with momentum when gradients fade instead of being zeroed; use it with `torch.optim.SGD`"
+    "Plain gradient descent becomes gradient descent with momentum when gradients fade instead of being zeroed; use it with `torch.optim.SGD`. The momentum lives in the gradients, so it ends with the fit, also with `keep_opt`."
     def __init__(self, model, dls, loss_fn, optim_class, lr, subs=(),
         mom:float=0.85, # Share of the gradients that is left at the next step; 0 is no momentum
         **kwargs # Passed to `Learner`
@@ -205,14 +209,16 @@ class MomentumLearner(Learner):
 @patch
 def validate(self:Learner)->dict:
     "One pass over the validation data: the same numbers as a row of `history`, returned. Changes nothing; prints nothing."
-    opt,n,self.quiet = self.opt,len(self.history),True
+    opt,n,quiet,place = self.opt,len(self.history),self.quiet,self.dls.state_dict() if hasattr(self.dls, 'state_dict') else None
     try:
-        self.fit(1, train=False)
+        self.quiet = True
+        with keep_rng(): self.fit(1, train=False)
         if len(self.history)==n: raise RuntimeError("the validation pass was cancelled by a subscriber: there are no numbers to return")
         return {k:v for k,v in self.history[-1].items() if k not in ('epoch', 'mode')}
     finally:
-        self.opt,self.quiet = opt,False
+        self.opt,self.quiet = opt,quiet
         del self.history[n:]
+        if place is not None and not self.fitting: self.dls.load_state_dict(place)
 
 # %% ../nbs/05_learner.ipynb #425769aa
 @patch

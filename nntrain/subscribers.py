@@ -42,7 +42,7 @@ class MetricsS(Subscriber):
         for m in (*self.metrics.values(), self.loss): m.reset()
 
     def after_batch(self, learn):
-        self.loss.update(learn.loss, batch_len(learn.preds))
+        self.loss.update(learn.loss, getattr(learn, 'n_samples', lambda: batch_len(learn.batch))())
         if self.metrics: self.update(learn)
 
     @torch.no_grad()
@@ -116,17 +116,17 @@ class LRFindS(Subscriber):
         seed:int=0 # For the order of the data and whatever else is random
     ):
         if not mult > 1: raise ValueError(f"mult must be above 1, not {mult!r}: the learning rate has to grow")
-        self.mult,self.max_lr,self.seed,self.lrs,self.losses,self.restore = mult,max_lr,seed,[],[],None
+        self.mult,self.max_lr,self.seed,self.lrs,self.losses,self.restore,self.dl = mult,max_lr,seed,[],[],None,None
 
     def before_fit(self, learn):
         lrs = [g['lr'] for g in learn.opt.param_groups]
         if not 0 < min(lrs): raise ValueError(f"lr must be above 0 to search from, not {min(lrs)}: try learn.fit(1, lr=1e-5, subs=[...])")
         self.lrs,self.losses,self.min,self.restore = [],[],math.inf,snapshot(learn)
-        set_seed(self.seed)
+        set_seed(self.seed, torch.are_deterministic_algorithms_enabled())
 
     def before_epoch(self, learn):
         if not learn.model.training: raise CancelEpochException
-        learn.dl = _endless(learn.dl)
+        self.dl,learn.dl = learn.dl,_endless(learn.dl)
 
     def after_loss(self, learn):
         lr,loss = learn.opt.param_groups[0]['lr'],float(learn.loss.detach()) # to see the loss we have to wait for it
@@ -134,6 +134,9 @@ class LRFindS(Subscriber):
         self.min = min(self.min, loss)
         if not math.isfinite(loss) or loss > 3*self.min or lr*self.mult > self.max_lr: raise CancelFitException
         for g in learn.opt.param_groups: g['lr'] *= self.mult
+
+    def cleanup_epoch(self, learn):
+        if self.dl is not None: learn.dl,self.dl = self.dl,None
 
     def cleanup_fit(self, learn):
         if self.restore: self.restore()
