@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fastcore.basics import patch
 from .events import CancelBatchException
+from .finite import bad_weight
 from .learner import Learner,MomentumLearner
 from .schedule import EarlyStoppingS,StatefulS,searching
 from .transforms import AugmentS,NormalizationS
@@ -60,6 +61,8 @@ class GradAccumS(GradWindowS):
             if p.grad is not None and self.total!=1: p.grad /= self.total
         self.i,self.total = 0,0.
 
+    def cleanup_batch(self, learn): # did somebody drop the gradients of the window?
+        if self.i and all(p.grad is None for p in self.params): self.i,self.total = 0,0.
     def after_epoch(self, learn):
         if not self.i or not learn.model.training: return
         self.last = True
@@ -85,14 +88,16 @@ def autocast_dtype(
 class MixedPrecisionS(StatefulS):
     "Computes predictions and loss in 16 bits where that is safe; scales the gradients of float16"
     order,state = GradAccumS.order+1,('scale',)
-    context,scaler,loaded,hook,inside,ready = None,None,None,None,False,False
+    context,scaler,loaded,hook,inside,ready = None,None,None,None,0,False
     def __init__(self,
         dtype:torch.dtype=None # `torch.bfloat16` or `torch.float16`; `None` chooses by the device
     ):
         if dtype not in (None, torch.float16, torch.bfloat16): raise ValueError(f"dtype must be torch.float16, torch.bfloat16 or None, not {dtype!r}")
         self.dtype = dtype
 
-    def before_fit(self, learn): self.context,self.scaler,self.ready = None,None,False; self.begin()
+    def before_fit(self, learn):
+        if any(isinstance(s, MixedPrecisionS) and s is not self for s in learn.subs): raise ValueError("two MixedPrecisionS take part in this fit, and would undo each other: give the learner or `fit` just one")
+        self.context,self.scaler,self.ready = None,None,False; self.begin()
 
     def before_epoch(self, learn): # by now the model is on its device
         if self.ready: return
@@ -102,7 +107,8 @@ class MixedPrecisionS(StatefulS):
         if dtype==torch.float16 and learn.trains: self.start_scaler(learn, device)
 
     def before_batch(self, learn):
-        if self.context: self.context.__enter__(); self.inside = True
+        if self.context and not self.inside: self.context.__enter__()
+        self.inside += self.context is not None # predictions may be asked for in the middle of a batch
 
     def after_loss(self, learn):
         self.cleanup_batch(learn)
@@ -110,9 +116,9 @@ class MixedPrecisionS(StatefulS):
 
     def after_backward(self, learn):
         if self.scaler: self.scaler.unscale_(learn.opt)
-
     def cleanup_batch(self, learn):
-        if self.inside: self.inside = False; self.context.__exit__(None, None, None)
+        if self.inside==1: self.context.__exit__(None, None, None)
+        self.inside = max(self.inside-1, 0)
 
     @property
     def scale(self):
@@ -127,18 +133,19 @@ class MixedPrecisionS(StatefulS):
 @patch
 def start_scaler(self:MixedPrecisionS, learn, device):
     "Let a gradient scaler make the steps of this fit"
+    if isinstance(learn, MomentumLearner): raise TypeError("float16 needs gradients that start at zero, and MomentumLearner lets them fade: use Learner with partial(torch.optim.SGD, momentum=0.85), or MixedPrecisionS(torch.bfloat16)")
     self.scaler = torch.amp.GradScaler(device)
+    self.scaler.scale(torch.ones((), device=device)) # makes its tensors: a resumed run may step before it scales a loss
     if self.loaded: self.scaler.load_state_dict(self.loaded)
     def step():
-        learn.stepped = False
-        self.scaler.step(learn.opt); self.scaler.update()
+        learn.stepped = False; self.scaler.step(learn.opt); self.scaler.update()
     learn.step,self.loaded = step,None
     self.hook = learn.opt.register_step_post_hook(lambda *args: setattr(learn, 'stepped', True))
 
 @patch
 def cleanup_fit(self:MixedPrecisionS, learn):
     "Give the learner its own `step` back"
-    if self.hook: self.hook.remove(); vars(learn).pop('step'); vars(learn).pop('stepped', None)
+    if self.hook: self.hook.remove(); vars(learn).pop('step', None); vars(learn).pop('stepped', None)
     self.hook,self._running = None,False
 
 # %% ../nbs/07_acceleration.ipynb #e67efffc
@@ -154,12 +161,13 @@ class GradClipS(StatefulS):
         self.max_norm,self.max_value,self._norms = max_norm,max_value,[]
 
     def before_fit(self, learn):
-        if learn.trains: learn.grad_clip,self._norms = self,[]
-        self.begin()
+        self.active = learn.trains and not searching(learn)
+        if self.active: learn.grad_clip,self._norms = self,[]; self.begin()
 
     def after_backward(self, learn):
         ps = [p for p in learn.model.parameters() if p.grad is not None]
-        self._norms.append(nn.utils.clip_grad_norm_(ps, self.max_norm) if self.max_norm else torch.stack([p.grad.norm() for p in ps]).norm())
+        norm = nn.utils.clip_grad_norm_(ps, self.max_norm) if self.max_norm else torch.stack([p.grad.norm() for p in ps]).norm()
+        if self.active: self._norms.append(norm)
         if len(self._norms)==256: self._norms = [torch.cat([n.reshape(-1) for n in self._norms])] # one tensor instead of many
         if self.max_value: nn.utils.clip_grad_value_(ps, self.max_value)
 
@@ -210,13 +218,13 @@ class EMAS(StatefulS):
 
     def before_epoch(self, learn):
         if learn.model.training or not self.avg or not self.active: return
+        if (g := getattr(getattr(learn, 'mean_loss', None), 'guard', None)) and (k := bad_weight(learn.model)): g.stop(f"a weight isn't finite at the end of epoch {learn.epoch}", f'the weight {k}')
         self.backup = {k: p.detach().clone() for k,p in self.ps.items()}
         self.copy_to(learn.model)
 
     def after_epoch(self, learn): self.cleanup_epoch(learn) # who saves the model after this gets the weights that are trained
     def cleanup_epoch(self, learn):
-        if self.backup: self.copy_to(learn.model, self.backup)
-        self.backup = None
+        if self.backup: self.copy_to(learn.model, self.backup); self.backup = None
 
     @torch.no_grad()
     def copy_to(self,

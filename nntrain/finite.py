@@ -10,6 +10,7 @@ import warnings
 import torch
 from .core import RunningMean,columns
 from .events import CancelBatchException,Subscriber
+from .subscribers import LRFindS
 
 # %% ../nbs/04a_finite.ipynb #880d21ae
 def _finite(x): return not isinstance(x, torch.Tensor) or not (x.is_floating_point() or x.is_complex()) or bool(torch.isfinite(x).all())
@@ -67,8 +68,9 @@ class Guard:
         learn,ok = self.learn,torch.isfinite(losses)
         name = bad_weight(learn.model)
         if bool(ok.all()) and not name:
-            now,self.where = self.tensors(),self._now()
-            for k,t in self.kept.items(): t.copy_(now[k])
+            if learn.model.training: # validation may use other weights, such as an average
+                now,self.where = self.tensors(),self._now()
+                for k,t in self.kept.items(): t.copy_(now[k])
             return
         i = learn.batch_idx if bool(ok.all()) else learn.batch_idx-len(losses)+1+int((~ok).nonzero()[0])
         what = 'a weight' if bool(ok.all()) else f'the loss ({losses[~ok][0].item()})'
@@ -98,7 +100,7 @@ class GuardedMean(RunningMean):
 # %% ../nbs/04a_finite.ipynb #d2424608
 class NaNStopS(Subscriber):
     "Says what to do when a loss isn't finite. Without it a fit stops, having noticed within 256 batches."
-    order = -10 # before whatever works with the loss
+    order,guard = -10,None # before whatever works with the loss
     def __init__(self,
         action:str='raise', # `'raise'` stops, `'skip'` leaves the batch out, `'warn'` goes on
         every:int=None # Look after so many batches, and wait for the device each time; `None` is 1 for `'skip'`, else 1 on the CPU and 256 elsewhere
@@ -110,10 +112,10 @@ class NaNStopS(Subscriber):
 
     def before_fit(self, learn):
         self.guard,self.skipped,self.i = None,0,0
-        if learn.trains: self.guard = learn.mean_loss.guard = Guard(learn, 'warn' if self.action=='warn' else 'raise')
+        if learn.trains and not any(isinstance(s, LRFindS) for s in learn.subs): self.guard = learn.mean_loss.guard = Guard(learn, 'warn' if self.action=='warn' else 'raise')
 
     def before_batch(self, learn): # a forward pass changes the statistics of a batch norm
-        if self.action=='skip': self.buffers = [(b, b.clone()) for b in getattr(learn.model, 'buffers', list)()]
+        if self.guard and self.action=='skip': self.buffers = [(b, b.clone()) for b in getattr(learn.model, 'buffers', list)()]
 
     def after_loss(self, learn):
         self.i += 1
@@ -123,7 +125,10 @@ class NaNStopS(Subscriber):
         self._skip(learn)
 
     def after_backward(self, learn):
-        if self.action=='skip' and not all(_finite(p.grad) for p in learn.model.parameters()): learn.zero_grad(); self._skip(learn)
+        if self.guard is None or self.action!='skip' or any(getattr(s, 'scaler', None) for s in learn.subs): return # a scaler leaves such steps out by itself
+        if all(_finite(p.grad) for p in learn.model.parameters()): return
+        for p in learn.model.parameters(): p.grad = None # not `zero_grad`, which may let them fade
+        self._skip(learn)
 
     def _at(self, learn): return f"epoch {learn.epoch}, {'training' if learn.model.training else 'validation'} batch {learn.batch_idx}"
     def _skip(self, learn):

@@ -89,7 +89,7 @@ class SchedulerS(StatefulS):
 
     def before_fit(self, learn):
         self.scheduler = None
-        if not learn.trains or searching(learn): return
+        if not learn.trains or not learn.n_epochs or searching(learn): return
         learn.schedule,self.lrs,kwargs = self,[],{}
         p = signature(self.scheduler_class).parameters.get('total_steps')
         if p and p.default in (None, Parameter.empty): kwargs['total_steps'] = learn.n_epochs if self.step=='epoch' else total_steps(learn)
@@ -126,12 +126,17 @@ def one_cycle(
 )->OneCycleLR:
     "Up from a 25th of the peak, and down to almost nothing. Momentum, if the optimizer uses any, goes the other way."
     moms = all('betas' in g or g.get('momentum') for g in opt.param_groups)
+    if pct_start*total_steps==1: pct_start += 1e-6 if pct_start<1 else -1e-6 # torch would divide by zero
     return OneCycleLR(opt, max_lr or [g['lr'] for g in opt.param_groups], total_steps, pct_start=pct_start, **{'cycle_momentum': moms, **kwargs})
+
+def _cosine(t): return (1+math.cos(math.pi*t))/2
+def _line(t): return 1-t
+def _share(i, w, n, decay): return (i+1)/(w+1) if i<w else decay((i-w)/max(n-w, 1)) # a function of the module can be pickled
 
 def _warmup(opt, total_steps, warmup, decay):
     if not 0 <= warmup < 1: raise ValueError(f"warmup must be a share of the run, from 0 to below 1, not {warmup!r}")
     w = round(total_steps*warmup)
-    return LambdaLR(opt, lambda i: (i+1)/(w+1) if i<w else decay((i-w)/max(total_steps-w, 1)))
+    return LambdaLR(opt, partial(_share, w=w, n=total_steps, decay=decay))
 
 def warmup_cosine(
     opt, # The optimizer; its learning rates are the peak
@@ -139,11 +144,11 @@ def warmup_cosine(
     warmup:float=0.1 # Share of the run in which the rate rises
 )->LambdaLR:
     "Straight up, then down to 0 along half a cosine"
-    return _warmup(opt, total_steps, warmup, lambda t: (1+math.cos(math.pi*t))/2)
+    return _warmup(opt, total_steps, warmup, _cosine)
 
 def warmup_linear(opt, total_steps:int, warmup:float=0.1)->LambdaLR:
     "Straight up, then straight down to 0; arguments as in `warmup_cosine`"
-    return _warmup(opt, total_steps, warmup, lambda t: 1-t)
+    return _warmup(opt, total_steps, warmup, _line)
 
 # %% ../nbs/06_schedule.ipynb #dc83eee7
 @patch

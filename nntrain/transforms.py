@@ -67,7 +67,7 @@ class AugmentS(StatefulS):
         if learn.model.training: self.epoch,self.i = self.epoch+1,0
 
     def cleanup_fit(self, learn):
-        if searching(learn): self.epoch,self.i = self.start # the search leaves no trace
+        if self._running and searching(learn): self.epoch,self.i = self.start # the search leaves no trace
         super().cleanup_fit(learn)
 
 # %% ../nbs/06b_transforms.ipynb #d49916d6
@@ -89,11 +89,15 @@ class NormalizationS(StatefulS):
         if not min(self.std) > 0: raise ValueError(f"std must be above 0, not {self.std}: a channel that never changes can't be scaled; give a std of 1 for it")
 
     def before_fit(self, learn):
-        if self.measure: self.mean,self.std = learn.dls.stats(); self.check()
+        if self.measure: self.take(learn)
         self.device = None
         self.begin()
 
-    def before_batch(self, learn): learn.batch = with_column(learn.batch, 0, self.normalize(columns(learn.batch)[0]))
+    def take(self, learn): "Mean and std of the training data"; self.mean,self.std = learn.dls.stats(); self.check()
+
+    def before_batch(self, learn):
+        if self.mean is None: self.take(learn) # predictions before any fit
+        learn.batch = with_column(learn.batch, 0, self.normalize(columns(learn.batch)[0]))
 
     def normalize(self, x):
         "`x` with mean 0 and standard deviation 1. The two numbers travel to the device once."
