@@ -244,8 +244,8 @@ def on_signal(self:CheckpointS, sig, frame):
         return
     if self.stop: return None if self.saving and sig==signal.SIGTERM else self.leave()
     self.stop,main = sig,threading.get_ident()
-    if callable(old := signal.getsignal(chld := getattr(signal, 'SIGCHLD', signal.SIGINT))) and chld!=signal.SIGINT: # workers that die now die of the same signal
-        self.handlers[chld] = signal.signal(chld, signal.SIG_DFL)
+    chld = getattr(signal, 'SIGCHLD', None) # workers that die from now on die of the same signal: no error of theirs may break the save
+    if chld and callable(signal.getsignal(chld)): self.handlers[chld] = signal.signal(chld, signal.SIG_DFL)
     if sig==signal.SIGTERM:
         self.timer = threading.Timer(4, lambda: signal.pthread_kill(main, sig))
         self.timer.daemon = True; self.timer.start()
