@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'batch_len', 'columns', 'n_batches', 'RunningMean', 'check_number', 'digits', 'get_dataset']
+           'named_tensors', 'batch_len', 'columns', 'n_batches', 'RunningMean', 'check_number', 'digits', 'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
 import os,random,math
@@ -84,6 +84,14 @@ def to_cpu(
 ):
     "Every tensor in `x`, detached from the graph, on the CPU"
     return map_tensors(lambda t: t.detach().cpu(), x)
+
+# %% ../nbs/00_core.ipynb #c0a1b2d4
+def named_tensors(
+    model # An `nn.Module`, or anything with `parameters()`
+)->dict:
+    "Name → tensor for every parameter and buffer of `model`; a model that knows no names gets `parameter 0`, `parameter 1`, ..."
+    named = getattr(model, 'named_parameters', lambda: ((f'parameter {i}', p) for i,p in enumerate(model.parameters())))
+    return {**dict(named()), **dict(getattr(model, 'named_buffers', dict)())}
 
 # %% ../nbs/00_core.ipynb #3a5009a3
 def batch_len(

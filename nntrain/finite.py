@@ -8,7 +8,7 @@ __all__ = ['bad_weight', 'culprit', 'Guard', 'GuardedMean', 'NaNStopS']
 # %% ../nbs/04a_finite.ipynb #56374633
 import warnings
 import torch
-from .core import RunningMean,columns
+from .core import RunningMean,columns,named_tensors
 from .events import CancelBatchException,Subscriber
 from .subscribers import LRFindS
 
@@ -19,9 +19,7 @@ def bad_weight(
     model # An `nn.Module`, or anything with `parameters()`
 )->str|None:
     "The name of the first parameter or buffer of `model` that isn't finite"
-    named = getattr(model, 'named_parameters', lambda: ((f'parameter {i}', p) for i,p in enumerate(model.parameters())))
-    tensors = {**dict(named()), **dict(getattr(model, 'named_buffers', dict().items)())}
-    fs = [(k, t) for k,t in tensors.items() if t.is_floating_point() or t.is_complex()]
+    fs = [(k, t) for k,t in named_tensors(model).items() if t.is_floating_point() or t.is_complex()]
     if not fs: return None
     total = torch.stack([t.detach().sum().abs().to(fs[0][1].device, torch.float32) for _,t in fs]).sum() # not finite if a weight isn't, or if it grows too large
     if bool(torch.isfinite(total)): return None # one question to the device
@@ -53,12 +51,7 @@ class Guard:
         action:str='raise' # Or `'warn'`
     ):
         self.learn,self.action,self.where = learn,action,'the beginning of the fit'
-        self.kept = {k: t.detach().clone() for k,t in self.tensors().items()} if action=='raise' else {}
-
-    def tensors(self):
-        "Parameters and buffers, by name"
-        m = self.learn.model
-        return {**dict(getattr(m, 'named_parameters', lambda: enumerate(m.parameters()))()), **dict(getattr(m, 'named_buffers', dict().items)())}
+        self.kept = {k: t.detach().clone() for k,t in named_tensors(learn.model).items()} if action=='raise' else {}
 
     @torch.no_grad()
     def __call__(self,
@@ -69,7 +62,7 @@ class Guard:
         name = bad_weight(learn.model)
         if bool(ok.all()) and not name:
             if learn.model.training: # validation may use other weights, such as an average
-                now,self.where = self.tensors(),self._now()
+                now,self.where = named_tensors(learn.model),self._now()
                 for k,t in self.kept.items(): t.copy_(now[k])
             return
         i = learn.batch_idx if bool(ok.all()) else learn.batch_idx-len(losses)+1+int((~ok).nonzero()[0])
@@ -83,7 +76,7 @@ class Guard:
         "Raise, or warn. Weights are put back as they were at the last look."
         msg += f"; the first that isn't is {what or culprit(self.learn)}"
         if self.action=='warn': warnings.warn(msg); return
-        for k,t in self.tensors().items():
+        for k,t in named_tensors(self.learn.model).items():
             if k in self.kept: t.copy_(self.kept[k])
         raise FloatingPointError(f"{msg}. The weights are back at {self.where}, where they were finite. Try a smaller lr, clip gradients, look at the data; or see NaNStopS.")
 

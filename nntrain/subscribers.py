@@ -10,7 +10,7 @@ import math,sys
 from copy import deepcopy
 import torch
 from fastcore.basics import patch
-from .core import RunningMean,batch_len,columns,default_device,n_batches,rng_state,set_rng_state,set_seed,to_cpu,to_device
+from .core import RunningMean,batch_len,columns,default_device,n_batches,named_tensors,rng_state,set_rng_state,set_seed,to_cpu,to_device
 from .events import CancelEpochException,CancelFitException,Subscriber
 
 # %% ../nbs/04_subscribers.ipynb #34cc364b
@@ -84,17 +84,13 @@ def snapshot(
     learn # A learner, within a fit
 ):
     "Copy what training changes: weights, buffers, optimizer, place in the data, random generators. Returns a function that puts it all back, bit for bit."
-    def tensors():
-        "Parameters and buffers by name: moving a model to a device makes new buffers"
-        m = learn.model
-        return {**dict(getattr(m, 'named_parameters', lambda: enumerate(m.parameters()))()), **dict(getattr(m, 'named_buffers', dict)())}
-    state = {k: t.detach().clone() for k,t in tensors().items()}
+    state = {k: t.detach().clone() for k,t in named_tensors(learn.model).items()}
     opt,opt_state = learn.opt,deepcopy(learn.opt.state_dict()) if hasattr(learn.opt, 'state_dict') else None
     dls,dls_state = learn.dls,learn.dls.state_dict() if hasattr(learn.dls, 'state_dict') else None
     rng = rng_state()
     @torch.no_grad()
     def restore():
-        for k,t in tensors().items(): t.copy_(state[k])
+        for k,t in named_tensors(learn.model).items(): t.copy_(state[k])
         if opt_state is not None: opt.load_state_dict(opt_state)
         if dls_state is not None: dls.load_state_dict(dls_state)
         set_rng_state(rng)
