@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fastcore.basics import patch
+from .core import map_tensors
 from .events import CancelBatchException
 from .finite import bad_weight
 from .learner import Learner,MomentumLearner
@@ -88,7 +89,7 @@ def autocast_dtype(
 class MixedPrecisionS(StatefulS):
     "Computes predictions and loss in 16 bits where that is safe; scales the gradients of float16"
     order,state = GradAccumS.order+1,('scale',)
-    context,scaler,loaded,hook,inside,ready = None,None,None,None,0,False
+    context,scaler,loaded,hook,inside,ready,due = None,None,None,None,0,False,False
     def __init__(self,
         dtype:torch.dtype=None # `torch.bfloat16` or `torch.float16`; `None` chooses by the device
     ):
@@ -110,15 +111,23 @@ class MixedPrecisionS(StatefulS):
         if self.context and not self.inside: self.context.__enter__()
         self.inside += self.context is not None # predictions may be asked for in the middle of a batch
 
+    def after_predict(self, learn): # NumPy doesn't know bfloat16
+        if self.context and not learn.model.training: learn.preds = map_tensors(lambda t: t.float() if t.dtype==self.context.fast_dtype else t, learn.preds)
+
+    def leave(self):
+        "Leave autocast, or one level of it"
+        if self.inside==1: self.context.__exit__(None, None, None)
+        self.inside = max(self.inside-1, 0)
+
     def after_loss(self, learn):
-        self.cleanup_batch(learn)
+        self.leave()
         if self.scaler and learn.model.training: learn.loss.register_hook(self.scaler.scale)
 
     def after_backward(self, learn):
-        if self.scaler: self.scaler.unscale_(learn.opt)
+        if self.scaler: self.scaler.unscale_(learn.opt); self.due = True
     def cleanup_batch(self, learn):
-        if self.inside==1: self.context.__exit__(None, None, None)
-        self.inside = max(self.inside-1, 0)
+        self.leave()
+        if self.due: self.rescale(learn)
 
     @property
     def scale(self):
@@ -137,16 +146,30 @@ def start_scaler(self:MixedPrecisionS, learn, device):
     self.scaler = torch.amp.GradScaler(device)
     self.scaler.scale(torch.ones((), device=device)) # makes its tensors: a resumed run may step before it scales a loss
     if self.loaded: self.scaler.load_state_dict(self.loaded)
-    def step():
-        learn.stepped = False; self.scaler.step(learn.opt); self.scaler.update()
-    learn.step,self.loaded = step,None
-    self.hook = learn.opt.register_step_post_hook(lambda *args: setattr(learn, 'stepped', True))
+    self.loaded,self.opt,self.plain = None,learn.opt,vars(learn.opt).get('step')
+    self.hook,step,inside = learn.opt.register_step_post_hook(lambda *args: setattr(learn, 'stepped', True)),learn.opt.step,[]
+    def scaled_step(*args, **kwargs):
+        if inside: return step(*args, **kwargs) # the scaler found no infinity
+        inside.append(1); learn.stepped = self.due = False
+        try: self.scaler.step(learn.opt, *args, **kwargs); self.scaler.update()
+        finally: inside.clear()
+    learn.opt.step = scaled_step
+
+@patch
+def rescale(self:MixedPrecisionS, learn):
+    "The batch was cancelled between `after_backward` and the step: the gradients that it leaves are scaled like those that will be added to them"
+    self.due = False
+    self.scaler.update()
+    for p in learn.model.parameters():
+        if p.grad is not None: p.grad = self.scaler.scale(p.grad)
 
 @patch
 def cleanup_fit(self:MixedPrecisionS, learn):
-    "Give the learner its own `step` back"
-    if self.hook: self.hook.remove(); vars(learn).pop('step', None); vars(learn).pop('stepped', None)
-    self.hook,self._running = None,False
+    "Give the optimizer its own `step` back"
+    if self.hook:
+        self.hook.remove(); vars(self.opt).pop('step'); vars(learn).pop('stepped', None)
+        if self.plain: self.opt.step = self.plain
+    self.hook,self.opt,self.plain,self._running,self.due = None,None,None,False,False
 
 # %% ../nbs/07_acceleration.ipynb #e67efffc
 class GradClipS(StatefulS):
@@ -195,7 +218,7 @@ def plot_grad_norm(self:Learner,
 class EMAS(StatefulS):
     "Averages the weights exponentially, and validates with the average"
     order,state = EarlyStoppingS.order+1,('avg', 'n') # so that early stopping sees the weights that were validated
-    avg,n,backup,model = None,0,None,None
+    avg,n,backup,model,stamp,active = None,0,None,None,None,False
     def __init__(self,
         decay:float=0.999 # How much of the average remains at each step; 0.999 looks back over some thousand steps
     ):
@@ -204,10 +227,15 @@ class EMAS(StatefulS):
 
     def before_fit(self, learn): # the model is on its device by now
         self.active,self.ps = not searching(learn),{k: p for k,p in learn.model.named_parameters() if p.is_floating_point()}
-        if learn.model is not self.model: self.model,self.avg,self.n = learn.model,None,0 # else a new fit goes on with the average
+        if learn.model is not self.model or self.stamp is None or self.stamp!=self.stamps(): self.model,self.avg,self.n = learn.model,None,0 # else a new fit goes on with the average
         if not learn.trains: return
         if self.avg is None: self.avg = {k: p.detach().clone() for k,p in self.ps.items()}
         self.begin()
+
+    def stamps(self):
+        "A number that tells whether the weights are still those of the last fit; `None` if its average is no good"
+        if not math.isfinite(sum(float(v.sum()) for v in (self.avg or {}).values())): return None
+        return sum(int(p.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64)) for p in self.ps.values())
 
     def put_state(self, state): self.avg,self.n = {k: state['avg'][k].to(p.device) for k,p in self.ps.items()},state['n']
 
@@ -225,6 +253,14 @@ class EMAS(StatefulS):
     def after_epoch(self, learn): self.cleanup_epoch(learn) # who saves the model after this gets the weights that are trained
     def cleanup_epoch(self, learn):
         if self.backup: self.copy_to(learn.model, self.backup); self.backup = None
+    def cleanup_fit(self, learn):
+        if self.active and learn.trains: self.stamp = self.stamps()
+        super().cleanup_fit(learn)
+
+    @property
+    def validated(self):
+        "The weights that validation uses instead of the model's: name → tensor; empty before the first step"
+        return self.avg if self.n else {}
 
     @torch.no_grad()
     def copy_to(self,

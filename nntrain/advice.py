@@ -44,6 +44,8 @@ def advice(
         if x.device!=p.device: return f"the model is on {p.device}, the batch on {x.device}: add DeviceS() to the subscribers"
         if x.dtype!=p.dtype and (_numeric(x) or x.dtype==torch.uint8): return f"the input is {x.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate function or model.to({x.dtype})"
     elif x is not None and not isinstance(x, torch.Tensor): return f"the input is a {type(x).__name__}, not a tensor: convert it in the collate function, or set n_inp"
+    if not computed and isinstance(y, torch.Tensor) and isinstance(x, torch.Tensor) and not _numeric(x) and _numeric(y) and y.ndim > x.ndim:
+        return f"the first column, the input, holds whole numbers of shape {tuple(x.shape)}, the one after it floats of shape {tuple(y.shape)}: if the labels come first in the data, change the order, dd.select_columns(['image','label'])"
     if isinstance(y, torch.Tensor) and isinstance(x, torch.Tensor) and x.ndim and y.ndim and len(x)!=len(y): return f"the batch has {len(x)} inputs but {len(y)} targets: mend the data set or the collate function"
     preds = learn.preds if computed else None
     if preds is None: return f"the model couldn't take an input of shape {tuple(x.shape)}: change its first layer, or reshape the input in the collate function" if isinstance(x, torch.Tensor) else None

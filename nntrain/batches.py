@@ -207,10 +207,9 @@ class Loader(DataLoader):
 
     def __repr__(self):
         if self.plan is None: return f'the iterable {self.split!r} in batches of {self.batch_size}'
-        return f"{self.plan.n:,} rows of {self.split!r} in {len(self):,} {'batch' if len(self)==1 else 'batches'} of {self.batch_size}, " + (f'streamed ({self.why})' if self.why else 'decoded in memory')
+        return f"{self.plan.n:,} rows of {self.split!r} in {len(self):,} {'batch' if len(self)==1 else 'batches'} of {self.batch_size}, " + (f'streamed ({self.why})' if self.why else 'streamed' if isinstance(self.dataset, Rows) else 'decoded in memory')
 
-    # The true batch size, though torch is told `None`
-    batch_size = property(lambda self: self._rows, lambda self,v: setattr(self, '_rows', v))
+    batch_size = property(lambda self: self._rows, lambda self,v: setattr(self, '_rows', v), doc="Rows of a batch, though torch is told `None`")
 
     def __iter__(self):
         if self.live: self.epoch,self.batch = self.epoch+1,0 # a pass that was left open

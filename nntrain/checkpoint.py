@@ -14,13 +14,13 @@ from .core import rng_state,set_rng_state
 from .events import CancelEpochException,Subscriber
 from .finite import bad_weight
 from .state import Watched,data_state,describe,differences,run_state,set_run_state
-from .storage import BadCheckpoint,read_file,revived,storable,write_file
+from .storage import BadCheckpoint,clean_name,read_file,revived,storable,write_file
 from .subscribers import LRFindS
 
 # %% ../nbs/08_checkpoint.ipynb #8ffc99ca
 class CheckpointS(Subscriber):
     "Saves the run and continues it: with it among the subscribers, `fit` goes on from the newest good checkpoint in `dir`, bit for bit"
-    order,active,timer,leaving = -1000,False,None,False
+    order,active,timer,leaving,watching = -1000,False,None,False,False
     def __init__(self,
         dir:str|Path, # Folder of the checkpoints; made if it isn't there
         every='epoch', # When to save: `'epoch'`, an `int` (training batches), or a `float` (seconds). The end of a fit that wasn't cancelled is always saved.
@@ -124,8 +124,11 @@ def save(self:CheckpointS, learn, best=False, **parts):
     if k := bad_weight(learn.model): return learn.mean_loss.guard.stop(f"a weight isn't finite at epoch {self.at[0]}, batch {self.at[2]}, so it wasn't saved", f'the weight {k}')
     state = run_state(learn)|dict(at=list(self.at), fits=self.fits, steps=self.steps, run=self.run, best=self.best, n_epochs=learn.n_epochs,
                   rng_pass=storable(self.rng_pass), seconds=self.elapsed+perf_counter()-self.start) | parts
+    used = {clean_name(k): t for s in learn.subs for k,t in getattr(s, 'validated', {}).items()} if best and self.monitor.startswith('valid') else {}
     self.saving = True
-    try: write_file(state, self.dir/f'{self.n+1:06}.pt', copy=self.dir/'best.pt' if best else None)
+    try:
+        if used: write_file(state|dict(validated=storable(used)), self.dir/'best.pt')
+        write_file(state, self.dir/f'{self.n+1:06}.pt', copy=self.dir/'best.pt' if best and not used else None)
     finally: self.saving = False
     self.n += 1
     for f in [f for f in self.files() if f.stem.isdigit()][self.keep:]: f.unlink(missing_ok=True)
@@ -146,6 +149,7 @@ def between(self:CheckpointS, learn, last=False):
 @patch
 def watch_epochs(self:CheckpointS, learn, epochs):
     "The epochs. Restores the run before the first one; saves between them."
+    self.watching = True
     if self.state:
         set_run_state(learn, self.state)
         if self.state['at'][1:]==['train',0]: self.state = None # nothing left to do
@@ -196,6 +200,7 @@ def fetched(self:CheckpointS, dl):
 def before_epoch(self:CheckpointS, learn):
     "Skip a training pass that was complete, restore one that was interrupted, and watch the loader to save between batches"
     if not self.active: return
+    if not self.watching: raise RuntimeError("a subscriber has replaced learn.epochs, so CheckpointS can neither save nor resume: let it wrap what it finds there (learn.epochs = tqdm(learn.epochs)), or end the fit with CancelFitException")
     train,s,self.elapsed = learn.model.training,self.state,0.
     if train and s and s['at'][1]=='eval': raise CancelEpochException # it is done; on to the validation
     if not train:
@@ -225,7 +230,7 @@ def cleanup_fit(self:CheckpointS, learn):
     if self.active:
         if isinstance(learn.epochs, Watched): learn.epochs = range(learn.n_epochs)
     done = self.active and sys.exc_info()[1] is self.outer # or ended by a subscriber; not by an error
-    self.handlers,self.timer,self.state,self.active,self.fits = {},None,None,False,self.fits+done
+    self.handlers,self.timer,self.state,self.active,self.watching,self.fits = {},None,None,False,False,self.fits+done
     if done and self.stop: self.leave() # it came too late for anybody else
 
 # %% ../nbs/08_checkpoint.ipynb #5153bc47

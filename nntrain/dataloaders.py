@@ -34,6 +34,8 @@ def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, s
         return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, seed=seed, split=split, **kwargs)
     if not len(ds): raise ValueError(f"split {split!r} has no rows: give it some, or leave the split out")
     if drop_last and len(ds)<batch_size and batch_sampler is None: raise ValueError(f"split {split!r} has {len(ds)} rows, fewer than batch_size={batch_size}, and drop_last=True leaves no batch. Take a smaller batch_size, or drop_last=False")
+    for k,v in dict(sampler=sampler, batch_sampler=batch_sampler).items():
+        if v is not None and not (hasattr(v, '__iter__') and hasattr(v, '__len__')): raise TypeError(f"{k} must be an iterable with a length, to be read anew in each pass, not {v!r}: give a list of row numbers, or a torch.utils.data.Sampler")
     why = _why_stream(ds, collate_fn, cache)
     if why and cache is True: raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. Leave cache out, or that")
     size,free = check_columns(ds, split) if why in (None,'cache=False') else 0,free_memory()//2

@@ -209,9 +209,11 @@ def check_names(
 def check_subs(
     subs # A list or tuple of subscribers
 )->list:
-    "`subs` as a new list; raises `TypeError` if it isn't a list of subscribers"
+    "`subs` as a new list; raises `TypeError` if it isn't a list of subscribers, `ValueError` if one is in it twice"
     if not isinstance(subs, (list, tuple)): raise TypeError(f"subs must be a list of subscribers, not {subs!r}: put it in brackets, subs=[...]")
     for s in subs:
         if isinstance(s, type): raise TypeError(f"subs holds the class {s.__name__}, not an instance of it: write {s.__name__}()")
         if not hasattr(s, 'order'): raise TypeError(f"subs holds {s!r}, which isn't a Subscriber: it has no `order`. Subclass `nntrain.events.Subscriber`.")
+    for i,s in enumerate(subs):
+        if any(s is o for o in subs[:i]): raise ValueError(f"subs holds the same {type(s).__name__} twice, and each event would call it twice: leave one out (those of the learner take part in every fit), or make a second one")
     return list(subs)

@@ -9,6 +9,7 @@ __all__ = ['Prediction', 'rows_of', 'uncounted', 'first_batch', 'class_names', '
 # %% ../nbs/02_items.ipynb #6c2a0984
 from collections import namedtuple
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
@@ -28,7 +29,9 @@ def rows_of(
 def uncounted(
     dl # A loader
 ):
-    "The batches of `dl`; if it counts its passes, as that of `DataLoaders` does, this one isn't counted"
+    "The batches of `dl`; if it counts its passes, as that of `DataLoaders` does, this one isn't counted. A pass that is under way goes on undisturbed."
+    if getattr(dl, 'persistent_workers', False) and getattr(dl, '_iterator', None) is not None: # its workers may be busy with a pass, and can serve only one
+        dl = copy(dl); vars(dl).update(persistent_workers=False, _iterator=None)
     yield from dl.batches(dl.epoch) if hasattr(dl, 'batches') else dl
 
 def _valid(dls): return dls.train if getattr(dls, 'valid', None) is None else dls.valid

@@ -143,7 +143,7 @@ def n_samples(self:Learner)->int:
 def _checked(self:Learner, epochs, train, valid, subs, lr):
     "The arguments of `fit`, checked before anything is touched"
     if self.fitting: raise RuntimeError("this learner is in the middle of a fit, which another fit, validate or lr_find would upset: in an event use learn.get_preds(dl), or another Learner")
-    check_subs(self.subs); check_subs(subs)
+    check_subs(subs); check_subs([*self.subs, *subs])
     epochs,lr = check_number('epochs', epochs, whole=True),check_number('lr', self.lr if lr is None else lr)
     if not callable(self.loss_fn): raise TypeError(f"loss_fn must be callable, not {self.loss_fn!r}: try torch.nn.functional.cross_entropy")
     if isinstance(self.optim_class, torch.optim.Optimizer) or not callable(self.optim_class):

@@ -84,7 +84,7 @@ def cnn_layers(
 )->nn.Sequential:
     "Five convolutions that each halve the picture, from 28 by 28 (at most 32 by 32) to a single place"
     widths = (c_in, 8, 16, 32, 64)
-    blocks = [conv_block(i, o, 5 if i==c_in else 3, act, norm) for i,o in zip(widths, widths[1:])]
+    blocks = [conv_block(i, o, 3 if n else 5, act, norm) for n,(i,o) in enumerate(zip(widths, widths[1:]))]
     return nn.Sequential(*blocks, conv_block(64, n_out, act=False, norm=False), nn.Flatten())
 
 # %% ../nbs/10_models.ipynb #9b63a4b1

@@ -112,6 +112,8 @@ class SchedulerS(StatefulS):
         if not self.scheduler: return dict(scheduler=None, lrs=deepcopy(self.lrs), now=[])
         return dict(scheduler=deepcopy(self.scheduler.state_dict()), lrs=deepcopy(self.lrs), now=[g['lr'] for g in self.scheduler.optimizer.param_groups])
     def put_state(self, state):
+        old,new = (state['scheduler'] or {}).get('total_steps'),getattr(self.scheduler, 'total_steps', None)
+        if old and new and old < new: raise ValueError(f"the saved schedule ends after {old} steps, and this fit takes {new}: resume with as many epochs as the run was begun with, or begin another run in a folder of its own")
         self.lrs = state['lrs']
         if state['scheduler']: self.scheduler.load_state_dict(state['scheduler'])
         for g,lr in zip(self.scheduler.optimizer.param_groups, state['now']): g['lr'] = lr

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARK', 'TAIL', 'HashedWriter', 'no_crc32', 'write_file', 'BadCheckpoint', 'read_file', 'storable', 'revived',
-           'clean_name', 'weights', 'load_weights']
+           'clean_name', 'weights', 'load_weights', 'read_state']
 
 # %% ../nbs/07a_storage.ipynb #0f1a26a9
 import hashlib,io,os,threading
@@ -161,6 +161,21 @@ def _safetensors():
     except ImportError as e: raise ImportError("a file that ends in .safetensors takes the package of that name: pip install safetensors, or end the name in .pt") from e
     return st
 
+def read_state(
+    path:str|Path # A file by `write_file`, by `torch.save`, or in the format of safetensors
+)->dict:
+    "The dict in a file of weights, on the CPU. Raises `FileNotFoundError`, or `BadCheckpoint` that names file and reason."
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f"path: there is no file {str(path)!r} to load weights from")
+    with open(path, 'rb') as f: f.seek(0, 2); f.seek(max(f.tell()-TAIL, 0)); ours = f.read(8)==MARK
+    try:
+        if path.suffix=='.safetensors': state = _safetensors().load_file(path)
+        else: state = read_file(path) if ours else torch.load(path, map_location='cpu', weights_only=True)
+    except ImportError: raise
+    except Exception as e: raise BadCheckpoint(f"{path}: {e}") from e
+    if not isinstance(state, dict): raise BadCheckpoint(f"{path}: it holds a {type(state).__name__}, not a state_dict: save `model.state_dict()`")
+    return state
+
 @patch
 def save(self:Learner,
     path:str|Path # The file; one that ends in `.safetensors` is written in that format
@@ -180,14 +195,7 @@ def save(self:Learner,
 def load(self:Learner,
     path:str|Path # A file by `learn.save`, by `torch.save(model.state_dict(), path)`, or a checkpoint of `CheckpointS`
 ):
-    "Load weights alone. Raises `FileNotFoundError`, `BadCheckpoint` on a damaged file, or `ValueError` that lists what doesn't fit."
-    path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"path: there is no file {str(path)!r} to load weights from")
-    with open(path, 'rb') as f: f.seek(0, 2); f.seek(max(f.tell()-TAIL, 0)); ours = f.read(8)==MARK
-    try:
-        if path.suffix=='.safetensors': state = _safetensors().load_file(path)
-        else: state = read_file(path) if ours else torch.load(path, map_location='cpu', weights_only=True)
-    except ImportError: raise
-    except Exception as e: raise BadCheckpoint(f"{path}: {e}") from e
-    if not isinstance(state, dict): raise BadCheckpoint(f"{path}: it holds a {type(state).__name__}, not a state_dict: save `model.state_dict()`")
-    load_weights(self.model, state['model'] if {'model','opt','rng'} <= set(state) else state, str(path))
+    "Load weights alone; those that validation used, from a `best.pt`. Raises `FileNotFoundError`, `BadCheckpoint` on a damaged file, or `ValueError` that lists what doesn't fit."
+    state = read_state(path)
+    if {'model','opt','rng'} <= set(state): state = {**state['model'], **state.get('validated', {})}
+    load_weights(self.model, state, str(path))

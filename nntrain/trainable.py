@@ -21,7 +21,7 @@ from .subscribers import DeviceS,ProgressS
 from .learner import check_subs
 from .schedule import EarlyStoppingS,SchedulerS
 from .acceleration import GradAccumS,GradClipS,MixedPrecisionS
-from .storage import load_weights,revived,storable,write_file
+from .storage import load_weights,read_state,revived,storable,write_file
 from .trainer import COUNTERS,Callback,ModelS,Trainer,check_state
 
 # %% ../nbs/11_trainable.ipynb #be8d3e2d
@@ -199,9 +199,9 @@ def load(self:Model,
     weights_only=False, # Only the weights? Then a plain `state_dict` will do too.
     device=None # Where to; `None` leaves the model where it is
 ):
-    "Load a model. The next `fit` goes on with optimizer, schedule and epoch. Raises `ValueError` that lists what doesn't fit."
-    d = torch.load(path, map_location='cpu', weights_only=True)
-    full = isinstance(d, dict) and {'state_dict', 'optimizer', 'epoch'} <= set(d)
+    "Load a model. The next `fit` goes on with optimizer, schedule and epoch. Raises `FileNotFoundError`, `BadCheckpoint` on a damaged file, or `ValueError` that lists what doesn't fit."
+    d = read_state(path)
+    full = {'state_dict', 'optimizer', 'epoch'} <= set(d)
     if not full and not weights_only: raise ValueError(f"{path} holds weights only, no optimizer and epoch: load them with weights_only=True")
     load_weights(self, d['state_dict'] if full else d, str(path))
     if device is not None: self.to(device)

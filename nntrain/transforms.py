@@ -65,6 +65,8 @@ class AugmentS(StatefulS):
 
     def after_epoch(self, learn):
         if learn.model.training: self.epoch,self.i = self.epoch+1,0
+    def cleanup_epoch(self, learn):
+        if self.i: self.after_epoch(learn) # it was cancelled; the loader counts it, too
 
     def cleanup_fit(self, learn):
         if self._running and searching(learn): self.epoch,self.i = self.start # the search leaves no trace

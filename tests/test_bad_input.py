@@ -43,6 +43,9 @@ class Raises(Subscriber):
     def oops(self, learn): raise LookupError('oops')
 class Foreign(SGD):
     def __init__(self, params, lr): super().__init__([nn.Parameter(torch.zeros(1))], lr)
+class Replaces(Subscriber):
+    def before_fit(self, learn): learn.epochs = range(3)
+def sampled(**kwargs): return DataLoaders.from_datasets([(x[i], y[i]) for i in range(64)], None, 16, **kwargs)
 class Odd:
     "A metric that wants probabilities of one class"
     def reset(self): pass
@@ -91,6 +94,11 @@ CASES = {
     'checkpoints in a file':   (lambda tmp: ((tmp/'f').touch(), fit(subs=[CheckpointS(tmp/'f')])), OSError, ["dir: checkpoints can't be written there", 'Give CheckpointS a folder'], BEFORE),
     'checkpoints: no folder':  (lambda tmp: ((tmp/'f').touch(), fit(subs=[CheckpointS(tmp/'f'/'run')])), OSError, ["dir: checkpoints can't be written there"], BEFORE),
     'scheduler: too few steps': (lambda tmp: fit(epochs=2, subs=[SchedulerS(lambda opt: OneCycleLR(opt, .1, total_steps=3))]), ValueError, ['total_steps|steps'], LATER),
+    'the same one twice':      (lambda tmp: fit(subs=[m := MetricsS(), Raises('before_fit'), m]), ValueError, ['same MetricsS twice', 'leave one out'], BEFORE),
+    'labels come first':       (lambda tmp: fit(dls=SimpleNamespace(train=[(y, x)], valid=None), valid=False), RuntimeError, [r'whole numbers of shape \(64,\)', 'change the order'], BEFORE),
+    'a sampler used up once':  (lambda tmp: sampled(sampler=iter(range(64))), TypeError, ['sampler must be an iterable with a length', 'give a list of row numbers'], BEFORE),
+    'batches without a length': (lambda tmp: sampled(batch_sampler=([i] for i in range(64))), TypeError, ['batch_sampler must be an iterable with a length'], BEFORE),
+    'epochs taken from checkpoints': (lambda tmp: fit(subs=[CheckpointS(tmp), Replaces()]), RuntimeError, ['replaced learn.epochs', 'wrap'], BEFORE),
     'a class as subscriber':   (lambda tmp: fit(subs=[MetricsS]), TypeError, [r'write MetricsS\(\)'], BEFORE),
 }
 EVENTS = [f'{a}_{b}' for b in ('fit', 'epoch', 'batch') for a in ('before', 'after', 'cleanup')]+['after_predict', 'after_loss', 'after_backward', 'after_step']

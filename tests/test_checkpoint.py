@@ -7,11 +7,14 @@ import pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from nntrain.acceleration import EMAS
 from nntrain.checkpoint import CheckpointS
 from nntrain.core import set_seed
 from nntrain.dataloaders import DataLoaders
 from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException, Subscriber
 from nntrain.learner import Learner
+import nntrain.schedule  # noqa: F401 (brings fit_one_cycle)
+from nntrain.storage import read_file
 from nntrain.subscribers import MetricsS, ProgressS
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning', 'ignore:.*worker processes in total.*:UserWarning')
@@ -87,3 +90,49 @@ def test_persistent_workers_stay(tmp_path):
     assert len(multiprocessing.active_children())==1
     del learn
     assert not workers()
+
+@pytest.mark.parametrize('ours', [False, True])
+def test_predictions_in_the_middle_of_a_validation(tmp_path, ours):
+    "Workers that stay serve one pass at a time: another one gets workers of its own"
+    class AskS(Subscriber):
+        def __init__(self): self.got = []
+        def after_batch(self, learn):
+            if not learn.model.training and learn.batch_idx==1: self.got.append(len(learn.get_preds()))
+    learn = get_learner(tmp_path)
+    kw = dict(num_workers=1, persistent_workers=True)
+    learn.dls = DataLoaders.from_datasets(Points(), Points(), 8, cache=False, **kw) if ours else SimpleNamespace(train=DataLoader(Points(), 8), valid=DataLoader(Points(), 8, **kw))
+    learn.subs,learn.quiet = [ask := AskS()],True
+    learn.fit(2)
+    assert ask.got==[64, 64] and [r['samples'] for r in learn.history]==[64]*4
+    del learn, ask
+    assert not workers()
+
+def quiet(subs, epochs, cycle=False):
+    set_seed(0)
+    dls = DataLoaders.from_datasets(Points(), Points(), 8, seed=0)
+    learn = Learner(nn.Sequential(nn.Linear(2,4), nn.Tanh(), nn.Linear(4,2)), dls, F.cross_entropy, torch.optim.SGD, .5, subs)
+    learn.quiet = True
+    (learn.fit_one_cycle if cycle else learn.fit)(epochs)
+    return learn
+
+def test_the_best_checkpoint_holds_the_weights_that_were_the_best(tmp_path):
+    "Those of the average, if validation used it; a run resumes from the others"
+    learn = quiet([EMAS(.9), CheckpointS(tmp_path, monitor='valid_loss', keep=9)], 3)
+    best = min(r['loss'] for r in learn.history if r['mode']=='eval')
+    other = quiet([], 0)
+    other.load(tmp_path/'best.pt')
+    assert other.validate()['loss']==pytest.approx(best, rel=1e-6)
+    parts = read_file(tmp_path/'best.pt')
+    assert all(not torch.equal(parts['validated'][k], parts['model'][k]) for k in parts['model'])
+    other.load(tmp_path/'000003.pt')
+    assert all(torch.equal(a, b) for a,b in zip(other.model.parameters(), learn.model.parameters())) and other.validate()['loss']!=pytest.approx(best, rel=1e-6)
+    quiet([CheckpointS(tmp_path/'raw', monitor='valid_loss')], 1) # without an average it is the same file under two names
+    assert (tmp_path/'raw'/'best.pt').read_bytes()==(tmp_path/'raw'/'000001.pt').read_bytes()
+    for mon in ('train_loss', 'valid_loss'): quiet([EMAS(.9), CheckpointS(tmp_path/mon, monitor=mon)], 1)
+    assert [('validated' in read_file(tmp_path/mon/'best.pt')) for mon in ('train_loss', 'valid_loss')]==[False, True]
+
+def test_a_schedule_that_has_ended_is_not_gone_on_with(tmp_path):
+    "And says so before the first step"
+    quiet([CheckpointS(tmp_path)], 2, cycle=True)
+    with pytest.raises(ValueError, match='schedule ends after 16 steps, and this fit takes 32'), pytest.warns(UserWarning, match='goes on with epochs=4'): quiet([CheckpointS(tmp_path)], 4, cycle=True)
+    with pytest.warns(UserWarning, match='epochs=1'): quiet([CheckpointS(tmp_path)], 1, cycle=True)

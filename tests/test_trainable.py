@@ -10,6 +10,7 @@ from nntrain.core import set_seed
 from nntrain.dataloaders import DataLoaders, hf_ds_collate_fn
 from nntrain.events import Subscriber
 from nntrain.learner import Learner
+from nntrain.storage import BadCheckpoint
 from nntrain.trainable import Callback, EarlyStopping, Model
 
 class Points(Dataset):
@@ -105,6 +106,18 @@ def test_errors_touch_nothing():
         with pytest.raises((ValueError, TypeError)): m.fit(Points(), **{**kw, **bad})
     with pytest.raises(ValueError, match='has no rows'): m.fit(Points(0), **kw)
     assert m.learn is None and m.optimizer is None and m.history == [] and torch.equal(m.lin.weight, w)
+
+def test_a_damaged_file_is_not_loaded(tmp_path):
+    "One bit that fell over, an end that is missing: named, and the model as it was"
+    m, f = net(), tmp_path/'m.pt'
+    m.fit(Points(), None, 8, 1, **kw); m.save(f)
+    data = f.read_bytes()
+    for bad in (data[:1500] + bytes([data[1500]^1]) + data[1501:], data[:-100], b''):
+        f.write_bytes(bad)
+        new, before = net(seed=5), net(seed=5).lin.weight
+        with pytest.raises(BadCheckpoint, match='m.pt'): new.load(f)
+        assert torch.equal(new.lin.weight, before)
+    with pytest.raises(FileNotFoundError, match='there is no file'): m.load(tmp_path/'none.pt')
 
 def test_an_error_in_training_leaves_no_trace():
     class Oops(Callback):
