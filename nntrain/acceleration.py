@@ -7,6 +7,7 @@ __all__ = ['GradWindowS', 'GradAccumS', 'autocast_dtype', 'MixedPrecisionS', 'Gr
 
 # %% ../nbs/07_acceleration.ipynb #21e58c31
 import math,warnings
+from functools import wraps
 import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -148,6 +149,7 @@ def start_scaler(self:MixedPrecisionS, learn, device):
     if self.loaded: self.scaler.load_state_dict(self.loaded)
     self.loaded,self.opt,self.plain = None,learn.opt,vars(learn.opt).get('step')
     self.hook,step,inside = learn.opt.register_step_post_hook(lambda *args: setattr(learn, 'stepped', True)),learn.opt.step,[]
+    @wraps(step) # with the marks that a scheduler has put on it
     def scaled_step(*args, **kwargs):
         if inside: return step(*args, **kwargs) # the scaler found no infinity
         inside.append(1); learn.stepped = self.due = False

@@ -35,13 +35,14 @@ anchors = {v[0].split('#')[-1] for v in (names|homes).values()} # a heading of t
 def usage(o, name):
     "How to call `o` as Markdown: the signature, then each parameter that has a comment. A class is shown by its fields, without its docstring."
     d = DocmentText(o, docstring=False)
-    args,ret = [a for a,_ in d.params],'' if inspect.isclass(o) else d._ret_str[1:].split(':')[0]
+    plain = [re.sub(r':(NoneType|function)(?==)', '', a) for a,_ in d.params] # the type of a default is no type
+    args,ret = [*plain],'' if inspect.isclass(o) else d._ret_str[1:].split(':')[0]
     kinds = [v.get('kind') for k,v in d.dm.items() if k!='return']
     if Parameter.KEYWORD_ONLY in kinds and Parameter.VAR_POSITIONAL not in kinds: args.insert(kinds.index(Parameter.KEYWORD_ONLY), '*')
     flat = f'{name}({", ".join(args)}){ret}'
     sig = flat if len(flat) < 90 else f'{name}(\n    ' + ',\n    '.join(args) + f'\n){ret}'
     star = dict(re.findall(r'^\s*(\*{1,2}\w+)[^#\n]*# (.+)$', inspect.getsource(o), re.M)) # fastcore overlooks the comments of these
-    docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in ((a, doc or star.get(a)) for a,doc in d.params) if doc]
+    docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in ((a, doc or star.get(a)) for a,doc in zip(plain, (doc for _,doc in d.params))) if doc]
     return f'```python\n{sig}\n```\n\n' + (not inspect.isclass(o) and inspect.getdoc(o) or '') + '\n\n' + ('::: params\n' + '\n\n'.join(docs) + '\n:::' if docs else '')
 
 class Doc(BasicMarkdownRenderer):
@@ -53,6 +54,8 @@ class Doc(BasicMarkdownRenderer):
         lines = (root/src).read_text(encoding='utf-8').splitlines() if src else []
         line = next((f'#L{i}' for i,l in enumerate(lines, 1) if re.match(rf'\s*(async )?(def|class) {nm.split(".")[-1]}\b', l)), '')
         res = [f"[source]({front.site(root, 'git_url')}/blob/main/{src}{line}){{.source data-pagefind-ignore=all}}", f"{'#'*self.title_level} `{nm}` {{#{ref.split('#')[-1] if nm in self.lookup else nm.lower()} .api}}"]
+        if nm.split('.')[-1][:2]=='__': return '' # Python calls these
+        if isinstance(o, property): return '\n\n'.join(res + [f'```python\n{nm.split(".")[-1]}\n```\n\n{inspect.getdoc(o) or ""}'])
         if not inspect.isclass(o): return '\n\n'.join(res + [usage(o, nm.split('.')[-1])])
         init = next((vars(c)['__init__'] for c in o.__mro__ if '__init__' in vars(c)), None)
         doc = inspect.cleandoc(o.__doc__ or '')
@@ -68,7 +71,7 @@ class Doc(BasicMarkdownRenderer):
             if not f.__doc__ and doc: # says what its base class says: an event, or a method of torch's
                 (answers if k in names else redefines).append(f'[[`{k}`]({names[k][0]})]{{#{anchor}}}' if k in names else f'[`{k}`]{{#{anchor}}}')
                 continue
-            sig = f'```python\n{k}\n```\n\n{doc}' if isinstance(m, property) else usage(getattr(o, k) if f is not m else MethodType(f, o), k)
+            sig = f'```python\n{k}\n```\n\n{doc or ""}' if isinstance(m, property) else usage(getattr(o, k) if f is not m else MethodType(f, o), k)
             res.append(f'::: {{#{anchor} .member}}\n{sig}\n:::')
         res += [f'[{what}]{{.aside}} ' + ', '.join(ms) for what,ms in (('Answers', answers), ('Redefines', redefines)) if ms]
         return '\n\n'.join(res)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 mark = '<!-- rooms: tools/front.py writes this table from the notebooks -->'
 
+tutorials = 'digit_classifier', 'fashion_mnist', 'write_a_subscriber', 'deeper', 'text_classification', 'callbacks', 'from_bare_loop_to_learner' # in this order; others follow
+
 def read(path): return json.loads(path.read_text(encoding='utf-8'))
 
 def source(cell): return ''.join(cell['source'])
@@ -34,7 +36,7 @@ def sections(root):
     numbered = sorted(nbs.glob('[0-9]*.ipynb'))
     return {'Guide': [nbs/'index.ipynb', *sorted(p for p in nbs.glob('[!0-9]*.ipynb') if p.stem!='index')],
             'Library': [p for p in numbered if p.name < '30'], 'From scratch': [p for p in numbered if p.name >= '30'],
-            'Tutorials': sorted((nbs/'tutorials').glob('*.ipynb'))}
+            'Tutorials': sorted((nbs/'tutorials').glob('*.ipynb'), key=lambda p: ((*tutorials, p.stem).index(p.stem), p.stem))}
 
 def rooms(root):
     "A Markdown table of the notebooks, in reading order"

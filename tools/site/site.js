@@ -23,6 +23,7 @@ for (const d of all('div.sourceCode')) {
   d.append(b)
 }
 
+for (const c of all('.toc code')) c.innerHTML = c.innerHTML.replace(/[._]/g, '$&<wbr>') // a long name breaks between words
 const contents = $('aside.toc > ul')?.cloneNode(true) // for narrow windows, above the text
 if (contents) { all('[id]', contents).forEach(e => e.removeAttribute('id')); $('.toc.small').append(contents) }
 
