@@ -99,11 +99,10 @@ def test_exported_cells_are_short_and_explained(path):
 
     45 lines and not 40, since the plan also wants the loop in one cell, and that has 41."""
     cs = cells(path)
-    words = sum(len(source(c).split()) for c in cs if c['cell_type']=='markdown')
     for c in cs:
         n = weight(source(c)) if exported(c) else 0
         assert n <= 45, f'cell {c["id"]} exports {n} lines'
-    assert words >= 15*len(sizes(path)), f'{words} words of prose for {len(sizes(path))} exported cells'
+    assert words(path) >= 15*len(sizes(path)), f'{words(path)} words of prose for {len(sizes(path))} exported cells'
 
 @pytest.mark.parametrize('path', **ids(list(books.values())))
 def test_no_four_exports_in_a_row(path):
@@ -162,6 +161,15 @@ def test_notebooks_are_small_and_in_order(path):
         text = json.dumps(c.get('outputs', []))
         assert '"output_type": "error"' not in text, f'cell {c["id"]} shows an error'
         for m in re.findall(r'(?:/home|/root|/Users|/tmp|/work|site-packages)/[^\s"\\]*|[A-Z]:\\\\\\\\Users', text): raise AssertionError(f'cell {c["id"]} shows a path of the machine: {m}')
+
+def words(path): return sum(len(source(c).split()) for c in cells(path) if c['cell_type']=='markdown')
+
+def test_the_front_page_counts_right():
+    "The figures of its first promise: lines of code and words, to 5 %"
+    text = (root/'README.md').read_text(encoding='utf-8')
+    lines,said = (int(re.search(rf'([\d,]+) {o}', text)[1].replace(',', '')) for o in ('lines of code', 'words that explain'))
+    assert abs(lines/sum(weight(p.read_text(encoding='utf-8')) for p in mods)-1) < .05
+    assert abs(said/sum(words(p) for p in books.values())-1) < .05
 
 def test_the_limits_are_felt(tmp_path):
     "A rule that can't fail is no rule"
