@@ -178,7 +178,7 @@ class GradClipS(StatefulS):
     "Clips the gradients, and keeps their norms"
     order = MixedPrecisionS.order+1
     def __init__(self,
-        max_norm:float=None, # Longest gradient; longer ones are shortened to this
+        max_norm:float=None, # Largest Euclidean length of all gradients together; longer ones are shortened to it
         max_value:float=None # Largest number in a gradient; larger ones are cut, after the norm has been limited
     ):
         for k,v in dict(max_norm=max_norm, max_value=max_value).items():
@@ -222,7 +222,7 @@ class EMAS(StatefulS):
     order,state = EarlyStoppingS.order+1,('avg', 'n') # so that early stopping sees the weights that were validated
     avg,n,backup,model,stamp,active = None,0,None,None,None,False
     def __init__(self,
-        decay:float=0.999 # How much of the average remains at each step; 0.999 looks back over some thousand steps
+        decay:float=0.999 # How much of the average remains at each step; 0.999 looks back over about a thousand steps
     ):
         if not 0 <= decay < 1: raise ValueError(f"decay must be from 0 to below 1, not {decay!r}")
         self.decay = decay

@@ -56,8 +56,8 @@ class ActivationStatsS(Subscriber):
     def __init__(self,
         modules, # The modules to watch, such as `learn.model` if it is a `Sequential`, or a list of layers
         *, every:int=1, # Look at every so many batches only
-        limit:float=10., # The histogram goes from `-limit` to `limit`
-        bins:int=40 # in so many bins
+        limit:float=10., # The histogram goes from `-limit` to `limit`; what is beyond isn't counted
+        bins:int=40 # Number of bins of the histogram
     ):
         self.modules,self.every,self.limit,self.bins = list(modules),every,limit,bins
         for m in self.modules:
@@ -91,35 +91,47 @@ class ActivationStatsS(Subscriber):
 
 # %% ../nbs/08b_activations.ipynb #0ae954e0
 @patch
-def plot(self:ActivationStatsS, figsize=(10,2.6), average_firing_rate=False):
+def plot(self:ActivationStatsS,
+    figsize:tuple=(8,2.3), # Width and height in inches
+    average_firing_rate:bool=False # Also plot how many units fire: the share of outputs that aren't zero?
+):
     "Plot means and standard deviations of each layer over the batches, and how many units fire if asked for. Returns the axes."
     import matplotlib.pyplot as plt
     data = [('mean', self.get(0)), ('std', self.get(1))]
     if average_firing_rate: data.append(('average firing rate', [1-d.mean(1) for d in self.get(3)]))
-    fig,axs = plt.subplots(1, len(data), figsize=figsize)
+    fig,axs = plt.subplots(1, len(data), figsize=figsize, layout='constrained')
     for ax,(title,lines) in zip(axs, data):
         for h,l in zip(self.hooks, lines): ax.plot(l, label=h.layer_name, lw=1)
-        ax.set(title=title, xlabel='batch'); ax.grid(alpha=.3)
-    axs[-1].legend(fontsize=7)
+        ax.set(title=title, xlabel='recorded batch'); ax.grid(alpha=.3)
+    axs[-1].legend(fontsize=9, loc='upper left', bbox_to_anchor=(1,1))
     return axs
 
-def _images(stats, data, figsize, cmap, **kwargs):
+def _images(stats, data, figsize, cmap, ylabel, **kwargs):
     "A grid with a picture for each layer, in two columns; time runs to the right"
     import matplotlib.pyplot as plt
     n = len(data)
-    fig,axs = plt.subplots(math.ceil(n/2), 2, figsize=figsize or (10, 1.1*n+.4), squeeze=False, layout='constrained')
+    fig,axs = plt.subplots(math.ceil(n/2), 2, figsize=figsize or (8, 1.1*n+.4), squeeze=False, layout='constrained')
     for ax in axs.flat[n:]: ax.axis('off')
-    for ax,h,d in zip(axs.flat, stats.hooks, data): ax.imshow(d.T, cmap=cmap, origin='lower', aspect='auto', interpolation='nearest', **kwargs); ax.set_title(h.layer_name, fontsize=9)
+    for ax,h,d in zip(axs.flat, stats.hooks, data): ax.imshow(d.T, cmap=cmap, origin='lower', aspect='auto', interpolation='nearest', **kwargs); ax.set(title=h.layer_name, xlabel='recorded batch', ylabel=ylabel)
+    for ax in axs.flat[:max(n-2, 0)]: ax.set_xlabel('') # the one below has it
     return axs
 
 @patch
-def plot_hist(self:ActivationStatsS, figsize=None, log=True):
-    "Plot the histogram of each layer as it changes. Returns the axes."
-    axs = _images(self, [d.log1p() if log else d for d in self.get(2)], figsize, 'Blues')
-    for ax in axs.flat: ax.set_yticks([-.5, self.bins/2-.5, self.bins-.5], [f'{-self.limit:g}', '0', f'{self.limit:g}'])
+def plot_hist(self:ActivationStatsS,
+    figsize:tuple=None, # Width and height in inches; `None` chooses by the number of layers
+    log:bool=True # Colours by the logarithm of the counts? Else by the counts
+):
+    "Plot the histogram of each layer as it changes, from 0 on where nothing is below it. Returns the axes."
+    hists,mid = self.get(2),self.bins//2
+    axs = _images(self, [d.log1p() if log else d for d in hists], figsize, 'Blues', 'value')
+    low = 0 if any(d[:,:mid].any() for d in hists) else mid
+    for ax in axs.flat[:len(hists)]: ax.set_yticks([-.5, self.bins/2-.5, self.bins-.5], [f'{-self.limit:g}', '0', f'{self.limit:g}']); ax.set_ylim(low-.5, self.bins-.5)
     return axs
 
 @patch
-def plot_dead(self:ActivationStatsS, binary=False, figsize=None):
-    "Plot for each unit (row) and batch the share of zeros, or with `binary` only whether it is all. Returns the axes."
-    return _images(self, [(d==1).float() if binary else d for d in self.get(3)], figsize, 'Greys', vmin=0, vmax=1)
+def plot_dead(self:ActivationStatsS,
+    binary:bool=False, # Only tell units that gave nothing but zeros from the others?
+    figsize:tuple=None # Width and height in inches; `None` chooses by the number of layers
+):
+    "Plot for each unit (row) and batch the share of zeros, or with `binary` only whether it was silent. Returns the axes."
+    return _images(self, [(d==1).float() if binary else d for d in self.get(3)], figsize, 'Greys', 'unit', vmin=0, vmax=1)

@@ -19,7 +19,9 @@ from fastcore.basics import patch
 from .core import set_rng_state
 
 # %% ../nbs/00a_batches.ipynb #d892b1d5
-def pixels(im):
+def pixels(
+    im # A PIL image
+)->torch.Tensor:
     "The pixels of a PIL image as a tensor (channels, height, width): `uint8` where it has 8 bits, else `float32`. Palettes become RGB."
     if im.mode in ('P','PA'): im = im.convert('RGB' if im.mode=='P' else 'RGBA')
     x = np.array(im)
@@ -27,7 +29,9 @@ def pixels(im):
     elif x.dtype!=np.uint8: x = x.astype(np.float32)
     return torch.from_numpy(x[None] if x.ndim==2 else x.transpose(2,0,1))
 
-def floats(x):
+def floats(
+    x:torch.Tensor # Pixels, or anything else
+)->torch.Tensor:
     "Bytes as floats from 0 to 1; whatever else as it is"
     return x.float().div_(255) if x.dtype==torch.uint8 else x
 
@@ -80,8 +84,10 @@ def inplace(
     def _f(b): f(b); return b
     return _f
 
-def collate(data):
-    "PyTorch's `default_collate`, after a check that all rows have the same columns, and with the column's name in its errors"
+def collate(
+    data:list # Rows of any data set: dicts or tuples
+):
+    "PyTorch's `default_collate`, after a check that all rows have the same columns. Raises `ValueError`, naming the column."
     cols = _columns(data)
     try: return default_collate(data)
     except Exception:
@@ -130,7 +136,7 @@ class BatchPlan:
         drop_last:bool=False, # Leave out a last batch that is shorter?
         sampler=None, # Row numbers in an order of your own: an iterable with an end, such as `WeightedRandomSampler`
         batch_sampler=None, # Lists of row numbers
-        seed:int=0
+        seed:int=0 # A whole number, not negative: the same seed gives the same orders
     ):
         self.n,self.batch_size,self.shuffle,self.drop_last = n,batch_size,shuffle,drop_last
         self.sampler,self.batch_sampler,self.seed,self.at,self.lists = sampler,batch_sampler,seed,(0,0),False
@@ -140,7 +146,9 @@ class BatchPlan:
         n = self.n if self.sampler is None else len(self.sampler)
         return n//self.batch_size if self.drop_last else -(-n//self.batch_size)
 
-    def order(self, epoch):
+    def order(self,
+        epoch:int # The number of the pass, from 0
+    ):
         "The rows in the order of pass `epoch`: a tensor, or the list that a sampler of your own gave, its generators seeded"
         s = self.sampler if self.batch_sampler is None else self.batch_sampler
         if s is None and not self.shuffle: return torch.arange(self.n)
@@ -152,7 +160,10 @@ class BatchPlan:
         with seeded(self.seed, epoch): return list(s)
 
     def __iter__(self): return self.keys(*self.at)
-    def keys(self, epoch, start=0):
+    def keys(self,
+        epoch:int, # The number of the pass, from 0
+        start:int=0 # The batch to begin with
+    ):
         "The keys of pass `epoch`, from batch `start` on"
         order,bs = self.order(epoch),self.batch_size
         for i in range(start, len(self)):
@@ -162,7 +173,11 @@ class BatchPlan:
 # %% ../nbs/00a_batches.ipynb #26adb655
 class Rows(Dataset):
     "A map-style data set whose items are batches: `rows[key]` fetches and collates the rows of a `BatchKey`"
-    def __init__(self, ds, collate_fn, split='train'): self.ds,self.collate_fn,self.split,self.at,self.single = ds,collate_fn,split,None,False
+    def __init__(self,
+        ds, # A data set: `ds[i]` is a row, and `ds.__getitems__(rows)`, where there is one, a list of them
+        collate_fn, # Makes a batch of a list of rows
+        split:str='train' # What errors call the data
+    ): self.ds,self.collate_fn,self.split,self.at,self.single = ds,collate_fn,split,None,False
     def __len__(self): return len(self.ds)
 
     def __getitem__(self, key):
@@ -171,7 +186,10 @@ class Rows(Dataset):
             try: return self.collate_fn(self.fetch(rows, key.batch))
             except Exception as e: raise self.blame(rows, e) from e
 
-    def fetch(self, rows, batch=0):
+    def fetch(self,
+        rows:list, # Row numbers
+        batch:int=0 # The number of the batch, for the note
+    )->list:
         "The rows themselves, in one call where the data set can. A worker notes where it is, in case it dies."
         w = get_worker_info() if self.at is not None else None
         def note(i):
@@ -179,7 +197,10 @@ class Rows(Dataset):
         if hasattr(self.ds, '__getitems__') and not self.single: note(None); return self.ds.__getitems__(rows)
         return [(note(i), self.ds[i])[1] for i in rows]
 
-    def blame(self, rows, err):
+    def blame(self,
+        rows:list, # Row numbers of the batch that failed
+        err:Exception # What it failed with
+    )->ValueError:
         "`err` with the row that caused it"
         def say(where, e): return ValueError(f"split {self.split!r}, {where}: {e if isinstance(e, ValueError) else repr(e)}")
         first = []
@@ -191,14 +212,25 @@ class Rows(Dataset):
             first = first or item
         return say(f"rows {rows[:8]}{' and more' if len(rows)>8 else ''}", err)
 
-# %% ../nbs/00a_batches.ipynb #649a56be
-def identity(x):
+# %% ../nbs/00a_batches.ipynb #c6d82535
+def identity(
+    x # Anything
+):
     "`x` itself: the collate function for what is a batch already"
     return x
 
+# %% ../nbs/00a_batches.ipynb #649a56be
 class Loader(DataLoader):
     "A `DataLoader` that knows its pass and its batch, and goes on from there. Made by `DataLoaders`."
-    def __init__(self, dataset, plan=None, *, seed=0, split='train', why=None, num_workers=0, **kwargs):
+    def __init__(self,
+        dataset, # `Rows` or another data set whose items are batches; without a `plan`, an iterable one
+        plan:BatchPlan=None, # Which rows make which batch; `None` for an iterable, which decides that itself
+        *, seed:int=0, # The same seed gives the same batches
+        split:str='train', # What errors call the data
+        why:str=None, # Why the data aren't decoded in memory, for the `repr`
+        num_workers:int=0, # Processes that fetch batches ahead; 0 fetches in this one
+        **kwargs # Passed to `DataLoader`, such as `pin_memory`; for an iterable also `batch_size` and `collate_fn`
+    ):
         self.plan,self.seed,self.split,self.why,self.epoch,self.batch,self.live = plan,seed,split,why,0,0,None
         if plan is not None: kwargs.update(sampler=plan, batch_size=None, collate_fn=identity); plan.lists = num_workers>0 # what goes to a worker had better be no tensor
         if num_workers and hasattr(dataset, 'at'): dataset.at = torch.full((num_workers,3), -1).share_memory_()
@@ -221,20 +253,23 @@ class Loader(DataLoader):
         finally:
             if self.live is me: self.live,self.epoch,self.batch = None,self.epoch+1,0
 
-    def batches(self, epoch, start=0):
+    def batches(self,
+        epoch:int, # The number of the pass, from 0
+        start:int=0 # The batch to begin with
+    ):
         "Pass `epoch` from batch `start` on, without counting it"
         self.generator.manual_seed(mix_seed(self.seed, epoch)) # the workers' base seed
-        if self.plan is None: yield from self.stream(epoch, start); return
+        if self.plan is None: yield from self._stream(epoch, start); return
         self.plan.at = epoch,start
         try:
             it = super().__iter__()
             if self.num_workers: _defer_deaths(self)
             yield from it
-        except (RuntimeError,OSError,EOFError) as e: self.explain(e, epoch); raise
+        except (RuntimeError,OSError,EOFError) as e: self._explain(e, epoch); raise
 
 # %% ../nbs/00a_batches.ipynb #86a9b656
 @patch
-def stream(self:Loader, epoch, start):
+def _stream(self:Loader, epoch, start):
     "An iterable has no row numbers: to go on at batch `start` is to read up to there"
     if hasattr(self.dataset, 'set_epoch'): self.dataset.set_epoch(epoch)
     it,end = DataLoader.__iter__(self),object()
@@ -252,7 +287,9 @@ def state_dict(self:Loader)->dict:
     return dict(seed=self.seed, epoch=self.epoch, batch=self.batch, batch_size=self.batch_size or 0, rows=-1 if self.plan is None else self.plan.n)
 
 @patch
-def load_state_dict(self:Loader, state:dict):
+def load_state_dict(self:Loader,
+    state:dict # What `state_dict` returned, of this loader or another one of the same data
+):
     "The next iteration continues at batch `state['batch']` of pass `state['epoch']`. Raises `ValueError` if the data or the batch size isn't the same."
     ours = self.state_dict()
     for k in ('batch_size','rows'):
@@ -282,7 +319,7 @@ def _defer_deaths(dl):
     signal.signal(signal.SIGCHLD, handler)
 
 @patch
-def explain(self:Loader, e, epoch):
+def _explain(self:Loader, e, epoch):
     "If a worker was killed: raise what it was fetching"
     at,dead = getattr(self.dataset, 'at', None),[]
     for _ in range(20 if at is not None and (_pids(e) or not isinstance(e, RuntimeError)) else 0): # its socket may close a moment before it has ended
@@ -290,12 +327,12 @@ def explain(self:Loader, e, epoch):
         if dead := [o for o in at.tolist() if o[0]>=0 and o[0] not in alive]: break
         time.sleep(0.05)
     for _,batch,row in dead:
-        if row<0: row = self.last_row(next(self.plan.keys(epoch, batch)))
+        if row<0: row = self._last_row(next(self.plan.keys(epoch, batch)))
         where = f'row {row}' if row>=0 else f'one of the rows {list(map(int, next(self.plan.keys(epoch, batch)).rows))}'
         raise RuntimeError(f"split {self.split!r}: a worker died while it fetched {where} (batch {batch}). Either that row's code crashes, or memory ran out: try that row with num_workers=0, or fewer workers") from e
 
 @patch
-def last_row(self:Loader, key):
+def _last_row(self:Loader, key):
     "Fetch the rows of `key` one by one in a worker of their own, for 5 seconds at most: the row that kills it, or -1"
     data = copy(self.dataset)
     data.single,data.at = True,torch.full((1,3), -1).share_memory_()

@@ -67,7 +67,10 @@ class Trial:
         cols = columns(self.batch)
         self.x,self.y = cols[0],cols[learn.n_inp] if len(cols)>learn.n_inp else None
 
-    def prepare(self, batch, n=32):
+    def prepare(self,
+        batch, # What a loader gave
+        n:int=32 # How many samples of it
+    ):
         "The first `n` samples of `batch`, as the subscribers make them"
         learn = self.learn
         learn.model.train()
@@ -75,7 +78,10 @@ class Trial:
         learn.publish('before_batch')
         return learn.batch
 
-    def predict(self, batch=None, train=False):
+    def predict(self,
+        batch=None, # A prepared batch; `None` takes the first training batch
+        train:bool=False # In training mode, with gradients?
+    ):
         "What the model predicts for `batch`"
         self.learn.batch = self.batch if batch is None else batch
         self.learn.model.train(train)
@@ -87,13 +93,17 @@ class Trial:
         self.predict(train=True); self.learn.get_loss()
         return self.learn.loss
 
-    def targets(self, batches):
+    def targets(self,
+        batches:list # Batches as a loader gave them
+    )->torch.Tensor:
         "The targets of all `batches` in one row, on the CPU"
         return torch.cat([torch.as_tensor(columns(b)[self.learn.n_inp]).cpu().flatten() for b in batches])
 
 # %% ../nbs/08c_check.ipynb #2c710599
-def check_labels(t):
-    "Targets of the wrong type, range or shape, which losses may take without a word"
+def check_labels(
+    t:Trial # A `Trial`
+):
+    "Labels of classes that are floats, or that the model has no output for; targets of another shape than the predictions. Losses may take them without a word."
     if t.y is None or not isinstance(t.y, torch.Tensor): return
     preds = t.predict()
     if t.kind in ('ce', 'nll') and preds.ndim > 1:
@@ -106,16 +116,20 @@ def check_labels(t):
     elif t.kind in ('reg', 'bce') and preds.shape!=t.y.shape:
         yield Finding(f"predictions have the shape {tuple(preds.shape)}, targets {tuple(t.y.shape)}", "the loss stretches both to a common shape and compares every prediction with every target", "give them one shape: y[:,None], or preds.squeeze(1) in the model")
 
-def check_inputs(t):
-    "Numbers that networks don't like"
+def check_inputs(
+    t:Trial # A `Trial`
+):
+    "Inputs with NaN or infinity, a mean beyond ±10, or a standard deviation above 10 or below 0.001"
     if not isinstance(t.x, torch.Tensor) or not t.x.is_floating_point(): return
     x,why = t.x.float(),"weights are initialised for inputs around 0 with a spread of about 1; others make training slow or unstable"
     if not x.isfinite().all(): yield Finding("inputs hold NaN or infinity", "a single one makes all weights NaN", "clean the data: torch.nan_to_num, or leave those rows out")
     elif x.std() > 10 or x.mean().abs() > 10: yield Finding(f"inputs aren't normalised: mean {x.mean():.3g}, standard deviation {x.std():.3g}", why, "divide pictures of bytes by 255, or add NormalizationS() to the subscribers")
     elif x.std() < 1e-3: yield Finding(f"inputs hardly differ: standard deviation {x.std():.3g}", why, "scale them, or look whether the right column is the input (n_inp)")
 
-def check_order(t):
-    "Training data that come in the same order, or sorted by class"
+def check_order(
+    t:Trial # A `Trial`
+):
+    "Training data that aren't shuffled, or whose classes come one after the other in the batches read (more than two)"
     dl,plan = t.learn.dls.train,getattr(t.learn.dls.train, 'plan', None)
     fixed = not plan.shuffle and plan.sampler is None and plan.batch_sampler is None if plan else isinstance(getattr(dl, 'sampler', None), SequentialSampler)
     if fixed: yield Finding("training data aren't shuffled", "the model sees the same batches in the same order in every epoch, and learns the order", "give the training loader shuffle=True"); return
@@ -123,16 +137,20 @@ def check_order(t):
     y = t.targets(t.train)
     if len(t.train) > 2 and y[0]!=y[-1] and bool((y[1:]>=y[:-1]).all()): yield Finding("training data are sorted by class", "each batch knows only a class or two, and each step forgets the others", "shuffle the training data")
 
-def check_overlap(t):
-    "Rows that are in both sets"
+def check_overlap(
+    t:Trial # A `Trial`
+):
+    "More than 5% of the validation rows read that are also among the training rows read"
     def rows(bs): return [r.tobytes() for b in bs if isinstance(columns(b)[0], torch.Tensor) for r in columns(b)[0].cpu().numpy()]
     train,valid = set(rows(t.train)),rows(t.valid)
     n = sum(r in train for r in valid)
     if n > .05*len(valid): yield Finding(f"{n} of {len(valid)} validation rows are also training rows", "the validation numbers measure memory, and look better than they are", "split the data so that no row is in both: DataLoaders.split")
 
 # %% ../nbs/08c_check.ipynb #b8f34217
-def check_activation(t):
-    "An activation at the end that the loss applies itself, or one that it lacks"
+def check_activation(
+    t:Trial # A `Trial`
+):
+    "Outputs like those of a softmax, a sigmoid or a ReLU, for a loss that wants none; and for `nll_loss`, outputs that aren't log-probabilities"
     p = t.predict()
     if not isinstance(p, torch.Tensor) or not p.is_floating_point() or p.ndim < 2: return
     p,why = p.float(),"applied twice it squashes the differences between the classes: the loss can't fall far, and learning is slow"
@@ -142,8 +160,10 @@ def check_activation(t):
     elif t.kind in ('ce', 'bce') and unit and p.std()>0: yield Finding("the model ends in a sigmoid, or something else from 0 to 1, and the loss applies its own", why, "remove it from the model")
     elif t.kind=='nll' and not torch.allclose(p.exp().sum(1), torch.ones_like(sums), atol=1e-3): yield Finding("nll_loss gets numbers that aren't log-probabilities", "it takes them as they are, so the loss can fall without end", "end the model in log_softmax, or use cross_entropy")
 
-def check_mixing(t):
-    "Samples of a batch that influence each other"
+def check_mixing(
+    t:Trial # A `Trial`
+):
+    "Predictions that vary from call to call in eval mode, or that move by more than 0.1% of the largest when the other samples of the batch change"
     n = len(t.x) if isinstance(t.x, torch.Tensor) else 0
     if n < 3: return
     first = t.predict()
@@ -154,15 +174,19 @@ def check_mixing(t):
     scale = first.float().abs().max()+1e-12
     if (first[0]-second[0]).float().abs().max() > 1e-3*scale: yield Finding("the prediction for a sample depends on the others in its batch", "results change with the batch size and the order, and validation can't be trusted", "look for a reshape, softmax, mean or norm over dimension 0")
 
-def check_modes(t):
-    "Layers that don't follow train and eval"
+def check_modes(
+    t:Trial # A `Trial`
+):
+    "Layers that stay in eval mode while the model is trained"
     t.predict(train=True)
     off = [k or 'the model' for k,m in t.learn.model.named_modules() if not m.training]
     if off: yield Finding(f"layers stay in eval mode while training: {', '.join(off[:3])}", "their dropout does nothing, and their batch norm never learns its statistics", "look for .eval() in the model's forward, or a train() that it overrides")
 
 # %% ../nbs/08c_check.ipynb #c629dc87
-def check_optimizer(t):
-    "Parameters that can't or won't be trained"
+def check_optimizer(
+    t:Trial # A `Trial`
+):
+    "A model whose parameters are all frozen, or an optimizer that hasn't got all those that aren't"
     learn,ps = t.learn,dict(t.learn.model.named_parameters())
     free = {k: p for k,p in ps.items() if p.requires_grad}
     if not free: yield Finding("everything is frozen: no parameter requires a gradient", "there is nothing to train", "model.requires_grad_(True), or unfreeze the last layers"); return
@@ -171,16 +195,21 @@ def check_optimizer(t):
     if own and (left := [k for k,p in free.items() if id(p) not in own]):
         yield Finding(f"the optimizer doesn't have {len(left)} of {len(free)} parameters: {', '.join(left[:3])}", "they get gradients and never move", "give the optimizer all of them, or set requires_grad_(False) for those that shall stay")
 
-def check_start(t):
-    "A first loss that no untrained model should have"
+def check_start(
+    t:Trial # A `Trial`
+):
+    "A first loss that isn't finite or, for an untrained model, not between 0.2 and about 3 times that of guessing the class"
     loss = float(t.loss().detach())
     if not math.isfinite(loss): yield Finding(f"the first loss is {loss}", "it will stay so", "look for a division by zero or a logarithm of zero in model or loss"); return
     n = t.learn.preds.shape[1] if t.kind in ('ce', 'nll') and t.learn.preds.ndim > 1 else 0
     if n > 1 and not t.trained and not .2*math.log(n) < loss < 3*math.log(n)+1:
         yield Finding(f"the first loss is {loss:.3g}, but guessing among {n} classes gives {math.log(n):.3g}", "the model begins sure of itself: too large weights at the end, or inputs that hold the answer", "initialise the last layer with smaller weights; look whether the label is among the inputs")
 
-def check_learning(t, steps=100):
-    "A model that can't learn a single batch by heart, and parameters that get no gradient"
+def check_learning(
+    t:Trial, # A `Trial`
+    steps:int=100 # How many steps of Adam (learning rate 0.003) the model gets, at most
+):
+    "A loss of one batch (of 32) that doesn't fall to half, nor to 0.05, in `steps` steps; a loss without gradient; parameters that get none"
     ps = {k: p for k,p in t.learn.model.named_parameters() if p.requires_grad}
     start = {k: p.detach().clone() for k,p in ps.items()}
     if not ps: return
@@ -202,6 +231,7 @@ class Findings(list):
     def __repr__(self): return '\n'.join(f'{i}. {o.what}.\n   Why it hurts: {o.why}.\n   What to do: {o.remedy}.' for i,o in enumerate(self, 1)) or 'Nothing found.'
     def _repr_markdown_(self): return '\n'.join(f'{i}. **{o.what}.** {o.why[:1].upper()+o.why[1:]}. *What to do:* {o.remedy}.' for i,o in enumerate(self, 1)) or 'Nothing found.'
 
+# %% ../nbs/08c_check.ipynb #bab93c7c
 checks = [check_labels, check_inputs, check_order, check_overlap, check_activation, check_mixing, check_modes, check_optimizer, check_start, check_learning]
 
 @patch

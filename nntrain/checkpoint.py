@@ -19,11 +19,11 @@ from .subscribers import LRFindS
 
 # %% ../nbs/08_checkpoint.ipynb #8ffc99ca
 class CheckpointS(Subscriber):
-    "Saves the run and continues it: with it among the subscribers, `fit` goes on from the newest good checkpoint in `dir`, bit for bit"
+    "Saves the run and continues it: with it among the subscribers, `fit` goes on from the newest good checkpoint in `dir`, bit for bit. Raises `ValueError` on bad arguments. The fit raises `ValueError` if the checkpoints are of another run or the history lacks `monitor`, `BadCheckpoint` if none is good, `OSError` if `dir` can't be written, `RuntimeError` if a subscriber replaces `learn.epochs`."
     order,active,timer,leaving,watching = -1000,False,None,False,False
     def __init__(self,
         dir:str|Path, # Folder of the checkpoints; made if it isn't there
-        every='epoch', # When to save: `'epoch'`, an `int` (training batches), or a `float` (seconds). The end of a fit that wasn't cancelled is always saved.
+        every:str|int|float='epoch', # When to save: `'epoch'`, an `int` (training batches), or a `float` (seconds). The end of a fit that wasn't cancelled is always saved.
         keep:int=3, # How many of the newest to keep
         monitor:str=None, # `valid_` or `train_` and a column of the history, such as `'valid_loss'`: the best epoch is kept as `best.pt`
         mode:str='min', # Is the lowest value the best (`'min'`) or the highest (`'max'`)?
@@ -43,10 +43,10 @@ class CheckpointS(Subscriber):
         self.outer,self.stop,self.leaving,self.saving,self.state = sys.exc_info()[1],None,False,False,None
         self.at,self.steps,self.best,self.elapsed,self.rng_pass,self.time = (0,'train',0),0,None,0.,None,monotonic()
         self.start,self.pid,self.run = perf_counter(),os.getpid(),describe(learn)
-        self.open_dir()
-        epochs = range(self.find(learn) if self.resume else 0, learn.n_epochs)
-        learn.epochs = Watched(lambda: self.watch_epochs(learn, epochs), epochs)
-        self.catch_signals()
+        self._open_dir()
+        epochs = range(self._find(learn) if self.resume else 0, learn.n_epochs)
+        learn.epochs = Watched(lambda: self._watch_epochs(learn, epochs), epochs)
+        self._catch_signals()
 
 # %% ../nbs/08_checkpoint.ipynb #f117d447
 PARTS = ('model', 'buffers', 'frozen', 'grads', 'opt', 'subs', 'means', 'data', 'rng', 'history', 'at', 'fits', 'steps', 'run', 'best', 'n_epochs', 'rng_pass', 'seconds')
@@ -58,7 +58,7 @@ def files(self:CheckpointS)->list:
     return sorted((f for f in self.dir.glob('*.pt') if f.is_file()), key=number, reverse=True)
 
 @patch
-def open_dir(self:CheckpointS):
+def _open_dir(self:CheckpointS):
     "Make the folder, see that it can be written, remove what a killed process left half written"
     try:
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -73,8 +73,8 @@ def open_dir(self:CheckpointS):
     self.n = max([int(f.stem) for f in self.files() if f.stem.isdigit()]+[0])
 
 @patch
-def newest(self:CheckpointS):
-    "The newest good checkpoint as `(path, state)`, or `(None, None)` in an empty folder. Raises `BadCheckpoint` if none is good."
+def newest(self:CheckpointS)->tuple:
+    "The newest good checkpoint as `(path, state)`, or `(None, None)` in an empty folder. Warns of bad ones; raises `BadCheckpoint` if none is good."
     files = self.files()
     for f in files:
         try:
@@ -89,8 +89,8 @@ def newest(self:CheckpointS):
 
 # %% ../nbs/08_checkpoint.ipynb #b33a32ed
 @patch
-def find(self:CheckpointS, learn):
-    "Find the state to go on from; return its epoch (the last if a later fit was begun already). Raises `ValueError` if it is of another run."
+def _find(self:CheckpointS, learn):
+    "Return the epoch to go on from: 0 if there is nothing, `n_epochs` if a later fit was begun already. Raises `ValueError` if the checkpoint is of another run."
     f,state = self.newest()
     if state is None or state['fits'] < self.fits: return 0
     if state['fits'] > self.fits: return learn.n_epochs
@@ -106,7 +106,7 @@ def find(self:CheckpointS, learn):
 
 # %% ../nbs/08_checkpoint.ipynb #d62fcb31
 @patch
-def better(self:CheckpointS, learn)->bool:
+def _better(self:CheckpointS, learn)->bool:
     "At the end of an epoch: is its monitored value the best so far?"
     if not self.monitor: return False
     mode,_,name = self.monitor.partition('_')
@@ -118,8 +118,12 @@ def better(self:CheckpointS, learn)->bool:
     return True
 
 @patch
-def save(self:CheckpointS, learn, best=False, **parts):
-    "Write a checkpoint; `parts` take the place of what the learner says now"
+def save(self:CheckpointS,
+    learn, # The learner, between two batches of a fit with this subscriber
+    best=False, # Write `best.pt` too?
+    **parts # Parts of the state that take the place of what the learner says now
+):
+    "Write a checkpoint, and delete those that are more than `keep`. Raises `FloatingPointError` if a weight isn't finite, `OSError` if the disk is full."
     if self.timer: self.timer.cancel()
     if k := bad_weight(learn.model): return learn.mean_loss.guard.stop(f"a weight isn't finite at epoch {self.at[0]}, batch {self.at[2]}, so it wasn't saved", f'the weight {k}')
     state = run_state(learn)|dict(at=list(self.at), fits=self.fits, steps=self.steps, run=self.run, best=self.best, n_epochs=learn.n_epochs,
@@ -135,19 +139,19 @@ def save(self:CheckpointS, learn, best=False, **parts):
     self.time = monotonic()
 
 @patch
-def between(self:CheckpointS, learn, last=False):
+def _between(self:CheckpointS, learn, last=False):
     "Between two batches or two epochs: save if it is time to, and leave if a signal came"
     new_epoch = self.at[1:]==('train',0)
-    best = new_epoch and self.better(learn)
+    best = new_epoch and self._better(learn)
     if isinstance(self.every, str): due = new_epoch
     elif isinstance(self.every, int): due = not new_epoch and self.steps%self.every==0
     else: due = monotonic()-self.time >= self.every
     if due or last or best or self.stop: self.save(learn, best)
-    if self.stop: self.leave()
+    if self.stop: self._leave()
 
 # %% ../nbs/08_checkpoint.ipynb #fc33dbd7
 @patch
-def watch_epochs(self:CheckpointS, learn, epochs):
+def _watch_epochs(self:CheckpointS, learn, epochs):
     "The epochs. Restores the run before the first one; saves between them."
     self.watching = True
     if self.state:
@@ -156,10 +160,10 @@ def watch_epochs(self:CheckpointS, learn, epochs):
     for epoch in epochs:
         yield epoch
         self.at = epoch+1,'train',0
-        self.between(learn, last=epoch==epochs[-1])
+        self._between(learn, last=epoch==epochs[-1])
 
 @patch
-def watch_train(self:CheckpointS, learn, dl):
+def _watch_train(self:CheckpointS, learn, dl):
     "The batches of a training pass, from the one that comes next; saves between them"
     i,s,self.state = 0,self.state,None
     self.rng_pass = revived(s['rng_pass']) if s else rng_state()
@@ -172,22 +176,22 @@ def watch_train(self:CheckpointS, learn, dl):
         set_run_state(learn, s, but=('data',))
         i,self.elapsed,learn.batch,learn.batch_idx = s['at'][2],s['seconds'],(),s['at'][2]-1
     self.start = perf_counter()
-    for batch in self.fetched(it):
+    for batch in self._fetched(it):
         yield batch
         i += 1; self.steps += 1; self.at = learn.epoch,'train',i
-        self.between(learn)
-    if self.stop: self.between(learn)
+        self._between(learn)
+    if self.stop: self._between(learn)
 
 @patch
-def watch_valid(self:CheckpointS, learn, dl):
+def _watch_valid(self:CheckpointS, learn, dl):
     "The batches of a validation pass; leaves after one of them if a signal came"
-    for batch in self.fetched(dl):
+    for batch in self._fetched(dl):
         yield batch
         if self.stop: break
-    if self.stop: self.leaving = True; self.leave()
+    if self.stop: self.leaving = True; self._leave()
 
 @patch
-def fetched(self:CheckpointS, dl):
+def _fetched(self:CheckpointS, dl):
     "The batches of `dl`, up to where a signal killed its workers"
     try: yield from dl
     except (RuntimeError, OSError, EOFError):
@@ -206,7 +210,7 @@ def before_epoch(self:CheckpointS, learn):
     if not train:
         if s: set_run_state(learn, s); self.state = None
         self.at,self.valid = (learn.epoch,'eval',0),storable(dict(rng=rng_state(), data=data_state(learn), history=learn.history))
-    dl,watch = learn.dl,self.watch_train if train else self.watch_valid
+    dl,watch = learn.dl,self._watch_train if train else self._watch_valid
     learn.dl = Watched(lambda: watch(learn, dl), dl)
 
 @patch
@@ -231,23 +235,23 @@ def cleanup_fit(self:CheckpointS, learn):
         if isinstance(learn.epochs, Watched): learn.epochs = range(learn.n_epochs)
     done = self.active and sys.exc_info()[1] is self.outer # or ended by a subscriber; not by an error
     self.handlers,self.timer,self.state,self.active,self.watching,self.fits = {},None,None,False,False,self.fits+done
-    if done and self.stop: self.leave() # it came too late for anybody else
+    if done and self.stop: self._leave() # it came too late for anybody else
 
 # %% ../nbs/08_checkpoint.ipynb #5153bc47
 @patch
-def catch_signals(self:CheckpointS):
+def _catch_signals(self:CheckpointS):
     "From now on SIGTERM and SIGINT end the fit after the batch. Only the main thread can say so."
     if threading.current_thread() is not threading.main_thread(): return
     for sig in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(sig) not in (None, signal.SIG_IGN): self.handlers[sig] = signal.signal(sig, self.on_signal)
+        if signal.getsignal(sig) not in (None, signal.SIG_IGN): self.handlers[sig] = signal.signal(sig, self._on_signal)
 
 @patch
-def on_signal(self:CheckpointS, sig, frame):
+def _on_signal(self:CheckpointS, sig, frame):
     "Note the signal; at the second one leave at once"
     if os.getpid()!=self.pid: # a child that was forked during the fit has our handler, but isn't us
         if sig==signal.SIGTERM: signal.signal(sig, signal.SIG_DFL); os.kill(os.getpid(), sig)
         return
-    if self.stop: return None if self.saving and sig==signal.SIGTERM else self.leave()
+    if self.stop: return None if self.saving and sig==signal.SIGTERM else self._leave()
     self.stop,main = sig,threading.get_ident()
     chld = getattr(signal, 'SIGCHLD', None) # workers that die from now on die of the same signal: no error of theirs may break the save
     if chld and callable(signal.getsignal(chld)): self.handlers[chld] = signal.signal(chld, signal.SIG_DFL)
@@ -256,6 +260,6 @@ def on_signal(self:CheckpointS, sig, frame):
         self.timer.daemon = True; self.timer.start()
 
 @patch
-def leave(self:CheckpointS):
+def _leave(self:CheckpointS):
     "End the fit as the signal asked"
     raise KeyboardInterrupt if self.stop==signal.SIGINT else SystemExit(128+self.stop)

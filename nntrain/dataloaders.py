@@ -122,9 +122,13 @@ def from_hf_dd(cls:DataLoaders,
     dd, # A `DatasetDict` with a split `train`; and `valid`, `validation`, or else `test`
     batch_size:int, # Rows of a training batch; a validation batch has twice as many
     collate_fn=hf_ds_collate_fn, # Rows → batch
-    *, cache='auto', cache_dir=None, seed=None, **kwargs # As in `from_datasets`
+    *,
+    cache:bool|str='auto', # Decode once and keep in memory: `'auto'` if possible and it takes at most half of the free memory
+    cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
+    seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
+    **kwargs # What else `from_datasets` takes: `shuffle`, `sampler`, `drop_last`, `num_workers`, ...
 ):
-    "Make both loaders from the splits of `dd`, found by their names"
+    "Make both loaders from the splits of `dd`, found by their names. Raises `ValueError` or `TypeError` if there is no `train` split, or it isn't clear which one validates."
     train,valid = _splits(dd)
     return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache, cache_dir=cache_dir, seed=seed, splits=(train,valid), **kwargs)
 

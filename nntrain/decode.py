@@ -124,7 +124,7 @@ def decode(
     split:str='train', # What errors call it
     cache_dir:str|Path|None=None # Keep the decoded columns in this folder, too
 )->Columns:
-    "The columns of `ds` as tensors, decoded at most once: pictures as bytes (rows, channels, height, width), labels and numbers as they are"
+    "The columns of `ds` as tensors, decoded at most once: pictures as bytes (rows, channels, height, width), labels and whole numbers as int64, other numbers as float32. Raises `ValueError`, naming row and column."
     names = ds.format['columns'] or ds.column_names
     key = f"{ds._fingerprint}-{mix_seed(*map(ord, repr(names))):016x}"
     folder = Path(cache_dir)/f'{key}-v1' if cache_dir else None
@@ -137,7 +137,12 @@ def decode(
 # %% ../nbs/00b_decode.ipynb #93cadb33
 class Decoded(Dataset):
     "Decoded columns, whose items are batches: what `hf_ds_collate_fn` makes of those rows, to the last bit"
-    def __init__(self, ds, split='train', flatten=True, cache_dir=None):
+    def __init__(self,
+        ds, # A Hugging Face `Dataset`
+        split:str='train', # What errors call it
+        flatten:bool=True, # Pictures as vectors? If not, they keep the shape (channels, height, width)
+        cache_dir:str|Path|None=None # Keep the decoded columns in this folder, too
+    ):
         self.ds,self.split,self.flatten,self.cols = ds,split,flatten,decode(ds, split, cache_dir)
         self.images = {k for k,f in ds.features.items() if type(f).__name__=='Image'}
 
@@ -145,7 +150,10 @@ class Decoded(Dataset):
     def __getitem__(self, key):
         rows = torch.as_tensor(key.rows)
         return [self.batch(k, x.index_select(0, rows)) for k,x in self.cols.items()]
-    def batch(self, k, x):
+    def batch(self,
+        k:str, # The name of a column
+        x:torch.Tensor # Some rows of it
+    )->torch.Tensor:
         "Rows `x` of column `k` as a batch holds them: pictures as floats"
         if k not in self.images: return x
         return floats(x).flatten(1) if self.flatten else floats(x)

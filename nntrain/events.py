@@ -18,16 +18,19 @@ from types import FunctionType
 class CancelFitException(Exception):
     "Raise in any event to end the training; `fit` then returns as usual"
 class CancelEpochException(Exception):
-    "Raise during an epoch to leave out the rest of it"
+    "Raise during a pass to leave out the rest of it: it leaves no row in `history`, and after a training pass validation still runs."
 class CancelBatchException(Exception):
     "Raise during a batch to leave out the rest of it. Gradients stay as they are, so a cancel in `after_backward` lets the next batch add to them."
 
 # %% ../nbs/03_events.ipynb #7657fcd4
 class Subscriber:
-    "Base class: define the methods of the events you care about. Lower `order` is called first; equal ones in the order of the list."
+    """Base class: define the methods of the events you care about. Lower `order` is called first; equal ones in the order of the list.
+
+    On the learner they find `epoch` (from 0) and `n_epochs`; `batch_idx` (from 0 in each pass), `batch` (its columns), `preds`, `loss`; `model`, where
+    `model.training` tells whether this pass trains, and `opt`; `dl` and `dls`; and `history`, a dict of numbers for each completed pass."""
     order = 0
     def before_fit(self, learn):    "The optimizer `learn.opt` exists; `learn.n_epochs` and `learn.epochs` may still be replaced. Nothing has run."
-    def before_epoch(self, learn):  "`learn.dl` is this epoch's loader and may be replaced; `learn.model.training` tells whether it trains or validates."
+    def before_epoch(self, learn):  "`learn.dl` is this pass's loader and may be replaced; `learn.model.training` tells whether it trains or validates."
     def before_batch(self, learn):  "`learn.batch` has been fetched and may be replaced."
     def after_predict(self, learn): "`learn.preds` holds what the model returned."
     def after_loss(self, learn):    "`learn.loss` holds the loss, still attached to its graph."
@@ -35,8 +38,8 @@ class Subscriber:
     def after_step(self, learn):    "Training only. The weights have moved; the gradients are still there."
     def after_batch(self, learn):   "The batch was completed: `batch`, `preds` and `loss` are its own."
     def cleanup_batch(self, learn): "The batch is over, however it ended."
-    def after_epoch(self, learn):   "The epoch was completed: `learn.history[-1]` is its row."
-    def cleanup_epoch(self, learn): "The epoch is over, however it ended."
+    def after_epoch(self, learn):   "The pass was completed: `learn.history[-1]` is its row."
+    def cleanup_epoch(self, learn): "The pass is over, however it ended."
     def after_fit(self, learn):     "All epochs were completed."
     def cleanup_fit(self, learn):   "The fit is over, however it ended: put everything back."
 
@@ -139,7 +142,7 @@ def _stop_workers(e):
 def batches_of(
     dl # A loader
 ):
-    "An iterator over `dl` that is closed with the block, worker processes included, however it ends"
+    "Context manager: an iterator over `dl` that is closed with the block, worker processes included, however it ends"
     it = iter(dl)
     try: yield it
     except BaseException as e: _stop_workers(e); raise
@@ -193,17 +196,30 @@ def show_events(
         print(f"{shown:{width}}{', '.join(who)}".rstrip())
 
 # %% ../nbs/03_events.ipynb #04c8cc91
+_foreign = re.compile('on_(?:train_)?(?:(fit|epoch|batch)_)?(begin|start|end)|begin_(fit|epoch|batch)') # as other libraries call them
+
+def _meant(name, known):
+    "The event that was probably meant by `name`, `''` if nobody can tell; `None` for a method that is no event"
+    if m := _foreign.fullmatch(name): return f"{'after' if m[2]=='end' else 'before'}_{m[1] or m[3] or 'fit'}"
+    flat,plain = name.replace('_', '').lower(),{o.replace('_', ''): o for o in known}
+    if not _event.match(name) and not flat.endswith(tuple(o.split('_', 1)[-1] for o in known)): return None
+    near = get_close_matches(flat, plain, n=1, cutoff=0. if _event.match(name) else .85)
+    return plain[near[0]] if near else '' if _event.match(name) else None
+
 def check_names(
     learn:Publisher # Its subscribers are looked at
 ):
-    "Warn about methods of subscribers that are named like an event which `learn` never publishes, with the nearest real name"
+    "Warn about methods of subscribers that look like events but aren't published by `learn`, with the name that was meant. Raises `TypeError` if one doesn't take the learner."
     known = [event for event,_ in published(type(learn))]
     for s in learn.subs:
         for name in dir(s):
-            if not _event.match(name) or name in known or hasattr(Subscriber, name) or not callable(getattr(s, name, None)): continue
-            near = get_close_matches(name, known, n=1, cutoff=0.)
-            hint = f"Did you mean `{near[0]}`?" if near else "This learner publishes no events."
-            warnings.warn(f"{type(s).__name__}.{name} is never called: no event has that name. {hint}", stacklevel=3)
+            if name[0]=='_' or not callable(f := getattr(s, name, None)): continue
+            if name in known:
+                code = getattr(f, '__code__', None)
+                if code and not code.co_flags&4 and code.co_argcount <= hasattr(f, '__self__'): raise TypeError(f"{type(s).__name__}.{name} must take the learner: write `def {name}(self, learn)`")
+            elif not hasattr(Subscriber, name) and (near := _meant(name, known)) is not None:
+                hint = f"Did you mean `{near}`?" if near else "This learner publishes no events."
+                warnings.warn(f"{type(s).__name__}.{name} is never called: no event has that name. {hint}", stacklevel=3)
 
 # %% ../nbs/03_events.ipynb #9d072c08
 def check_subs(

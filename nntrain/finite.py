@@ -18,7 +18,7 @@ def _finite(x): return not isinstance(x, torch.Tensor) or not (x.is_floating_poi
 def bad_weight(
     model # An `nn.Module`, or anything with `parameters()`
 )->str|None:
-    "The name of the first parameter or buffer of `model` that isn't finite"
+    "The name of the first parameter or buffer of `model` that isn't finite, or `None`"
     fs = [(k, t) for k,t in named_tensors(model).items() if t.is_floating_point() or t.is_complex()]
     if not fs: return None
     total = torch.stack([t.detach().sum().abs().to(fs[0][1].device, torch.float32) for _,t in fs]).sum() # not finite if a weight isn't, or if it grows too large
@@ -47,8 +47,9 @@ def culprit(
 # %% ../nbs/04a_finite.ipynb #a8054c9b
 class Guard:
     "Keeps the last finite weights of a fit, and stops it when a loss or a weight isn't finite"
-    def __init__(self, learn,
-        action:str='raise' # Or `'warn'`
+    def __init__(self,
+        learn, # The learner whose fit is guarded
+        action:str='raise' # `'raise'` keeps the weights and puts them back, `'warn'` does neither and goes on
     ):
         self.learn,self.action,self.where = learn,action,'the beginning of the fit'
         self.kept = {k: t.detach().clone() for k,t in named_tensors(learn.model).items()} if action=='raise' else {}
@@ -73,7 +74,7 @@ class Guard:
 
     @torch.no_grad()
     def stop(self, msg, what):
-        "Raise, or warn. Weights are put back as they were at the last look."
+        "Raise `FloatingPointError` with the weights of the last look, or warn"
         msg += f"; the first that isn't is {what or culprit(self.learn)}"
         if self.action=='warn': warnings.warn(msg); return
         for k,t in named_tensors(self.learn.model).items():

@@ -21,14 +21,20 @@ from .finite import Guard,GuardedMean
 from .subscribers import MetricsS,DeviceS,LRFindS,ProgressS
 
 # %% ../nbs/05_learner.ipynb #544cc6e3
-def check_dl(dls, split):
-    "Raise if `dls` has no loader called `split`, or an empty one"
+def check_dl(
+    dls, # Has the loaders `train` and `valid`
+    split:str # Which of them is looked at: `'train'` or `'valid'`
+):
+    "Raise `ValueError` if `dls` has no loader called `split`, or an empty one"
     dl = getattr(dls, split, None)
     if dl is None: raise ValueError(f"dls.{split} is None: there is no data for this pass. Give DataLoaders a {split} loader, or fit with {split}=False.")
     if n_batches(dl)==0: raise ValueError(f"dls.{split} has no batches: the data set is empty, or shorter than one batch with drop_last=True. Use a smaller batch_size.")
 
-def check_params(model, opt=None):
-    "Raise if training would change nothing: no parameters, all of them frozen, or none of them in `opt`"
+def check_params(
+    model, # Has `parameters()`
+    opt=None # Its optimizer; `None` looks at the model alone
+):
+    "Raise `ValueError` if training would change nothing: no parameters, all of them frozen, or none of them in `opt`"
     ps = list(model.parameters())
     if not ps: raise ValueError("model has no parameters, so there is nothing to train: give it layers, or fit with train=False")
     if not any(p.requires_grad for p in ps): raise ValueError("all parameters of model are frozen: call model.requires_grad_(True) on what shall be trained, or fit with train=False")
@@ -45,7 +51,7 @@ class Learner(Publisher):
         loss_fn, # Called with predictions and targets; returns a scalar tensor, the mean over the batch
         optim_class, # Called with parameters and learning rate: `torch.optim.SGD`, `partial(torch.optim.AdamW, weight_decay=0.1)`
         lr:float, # Learning rate, unless `fit` gets another one
-        subs=(), # Subscribers that take part in every fit
+        subs=(), # Subscribers that take part in every fit; none of them twice
         *, n_inp:int=1 # How many columns of a batch go to the model; the one after them is the target
     ):
         self.model,self.dls,self.loss_fn,self.optim_class,self.lr,self.n_inp = model,dls,loss_fn,optim_class,lr,n_inp
@@ -57,11 +63,11 @@ class Learner(Publisher):
         epochs:int, # How many times through the data
         train=True, # Train?
         valid=True, # Validate after each epoch?
-        subs=[], # More subscribers, for this fit only
+        subs=[], # More subscribers, for this fit only; none that the learner has already
         lr:float=None, # Learning rate of this fit; `None` takes that of the learner
         *, keep_opt=False # Go on with the optimizer of the last fit, momentum and all, instead of making a new one?
     ):
-        "Train and validate. Raises `TypeError` or `ValueError` on bad arguments before anything is touched; leaves no trace but weights and history."
+        "Train and validate. Raises `TypeError` or `ValueError` on bad arguments, `RuntimeError` within another fit, before anything is touched; leaves no trace but weights, optimizer and history."
         epochs,valid,lr = self._checked(epochs, train, valid, subs, lr)
         with _no_trace(self):
             self.subs,self.trains = [*self.subs, *subs],train
@@ -208,7 +214,7 @@ class MomentumLearner(Learner):
 # %% ../nbs/05_learner.ipynb #7ba3d167
 @patch
 def validate(self:Learner)->dict:
-    "One pass over the validation data: the same numbers as a row of `history`, returned. Changes nothing; prints nothing."
+    "One pass over the validation data: the same numbers as a row of `history`, returned. Changes nothing; prints nothing. Raises `ValueError` without validation data, `RuntimeError` within a fit or if a subscriber cancels the pass."
     opt,n,quiet,place = self.opt,len(self.history),self.quiet,self.dls.state_dict() if hasattr(self.dls, 'state_dict') else None
     try:
         self.quiet = True
@@ -226,7 +232,7 @@ def plot_losses(self:Learner,
     ax=None, # Matplotlib axes to draw on; `None` makes new ones
     *, log=False # A logarithmic scale for the losses?
 ):
-    "Plot the losses of training and validation, pass by pass, over all fits so far; the best validation is marked. Returns the axes."
+    "Plot the losses of training and validation, pass by pass, over all fits so far; the best validation is marked. Passes are counted from 1 over all fits. Returns the axes; raises `ValueError` before the first fit."
     import matplotlib.pyplot as plt
     if not self.history: raise ValueError("there is no history to plot: fit first")
     ax = plt.subplots(figsize=(6,3.6))[1] if ax is None else ax
@@ -242,8 +248,8 @@ def lr_find(self:Learner,
     start_lr:float=1e-5, # The first learning rate
     mult:float=1.25, # Factor from one batch to the next
     plot=True # Draw the curve?
-)->float:
-    "Try growing learning rates, batch by batch, and suggest one: see `LRFindS`, which is kept as `learn.lr_finder`. Changes nothing else."
+)->float|None:
+    "Try growing learning rates, batch by batch, and suggest one: see `LRFindS`, which is kept as `learn.lr_finder`. Changes nothing else. Raises as `fit` does."
     self.lr_finder = LRFindS(mult)
     opt = self.opt
     try: self.fit(1, valid=False, lr=start_lr, subs=[self.lr_finder])
@@ -279,13 +285,16 @@ def iter_preds(self:Learner,
     dl=None, # A loader, whose batches need no targets; `None` takes `dls.valid`
     *, with_targets=False # Give pairs of predictions and targets?
 ):
-    "A generator of the predictions for each batch of `dl`, on the CPU, computed when asked for"
+    "A generator of the predictions for each batch of `dl`, on the CPU, computed when asked for. Raises `ValueError` if there is no loader."
     if dl is None: check_dl(self.dls, 'valid'); dl = self.dls.valid
     return ((preds, to_cpu(columns(b)[self.n_inp])) if with_targets else preds for b in uncounted(dl) for preds in [self._predict_batch(b)])
 
 @patch
-def get_preds(self:Learner, dl=None, *, with_targets=False):
-    "The predictions for all of `dl`, in its order, on the CPU; arguments as in `iter_preds`. With targets: `(preds, targets)`."
+def get_preds(self:Learner,
+    dl=None, # A loader, whose batches need no targets; `None` takes `dls.valid`
+    *, with_targets=False # Return the targets too, as `(preds, targets)`?
+):
+    "The predictions for all of `dl`, in its order, on the CPU. Raises `ValueError` if there is no loader, or no batch in it."
     res = list(self.iter_preds(dl, with_targets=with_targets))
     if not res: raise ValueError("dl gave no batches: there is nothing to predict")
     return joined(res)

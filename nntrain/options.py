@@ -12,7 +12,10 @@ from functools import partial
 from pathlib import Path
 import torch
 from .core import get_dataset
+from .items import rows_of
 from .learner import Learner
+from .models import check_sizes
+from .storage import write_file
 
 # %% ../nbs/19_options.ipynb #f9e12cd8
 class BadOption(ValueError):
@@ -41,7 +44,8 @@ def check_size(
     v # What it was given
 )->int:
     "`v` if it is a whole number above 0; raises `BadOption` otherwise"
-    if isinstance(v, bool) or not isinstance(v, int) or v < 1: raise BadOption(f"--{name} must be a whole number above 0, not {v!r}")
+    try: check_sizes(**{f'--{name}': v})
+    except (TypeError, ValueError) as e: raise BadOption(str(e)) from e
     return v
 
 # %% ../nbs/19_options.ipynb #c1d4fa8d
@@ -60,7 +64,7 @@ def get_data(
     data:str, # `digits`, a name on the hub, or a folder
     batch_size:int # Pictures in a batch
 )->tuple:
-    "`DataLoaders`, the shape of a picture (channels, height, width), and the class names"
+    "`DataLoaders`, the shape of a picture (channels, height, width), and the class names. Raises `BadOption` on data that aren't there or don't fit."
     from nntrain.dataloaders import DataLoaders,hf_ds_collate_fn
     try: dd = get_dataset(data)
     except (OSError, ValueError, ImportError) as e: raise BadOption(f"--data: {e}") from e
@@ -108,9 +112,9 @@ def check_out(
 def save_results(
     learn:Learner, # After its fit
     path:Path, # A folder; made if it isn't there
-    config:dict # What was done
+    config:dict # The options of the run; must be JSON-serialisable
 ):
-    "Write history.csv, losses.png, weights.pt and config.json into the folder `path`"
+    "Write history.csv, losses.png, weights.pt, config.json and sample.png, the first validation picture, into the folder `path`"
     import matplotlib
     matplotlib.use('agg')
     path.mkdir(parents=True, exist_ok=True)
@@ -119,5 +123,8 @@ def save_results(
         w.writeheader()
         w.writerows(learn.history)
     learn.plot_losses().figure.savefig(path/'losses.png', dpi=120, bbox_inches='tight')
-    torch.save({k: v.cpu() for k,v in learn.model.state_dict().items()}, path/'weights.pt')
+    write_file({k: v.cpu() for k,v in learn.model.state_dict().items()}, path/'weights.pt')
+    ds,_ = rows_of(learn.dls.valid)
+    for im in ds[0].values() if ds is not None else ():
+        if hasattr(im, 'save'): im.save(path/'sample.png'); break
     (path/'config.json').write_text(json.dumps(config, indent=1)+'\n')

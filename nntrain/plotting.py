@@ -30,11 +30,11 @@ def show_image(
     im, # A tensor (on any device), an array or a PIL image
     ax:plt.Axes=None, # Where to draw; `None` makes a figure
     figsize:tuple=None, # Inches, for a new figure
-    title:str=None,
+    title:str=None, # Text above the picture
     noframe:bool=True, # Leave out the frame and its ticks?
     **kwargs
 )->plt.Axes:
-    "Show a picture. Raises `TypeError` or `ValueError` if `im` is none."
+    "Show a picture. Raises `TypeError` or `ValueError` if `im` isn't one."
     im = _to_plot(im)
     if ax is None: _,ax = plt.subplots(figsize=figsize)
     if im.ndim==2: kwargs.setdefault('cmap', 'gray')
@@ -51,7 +51,7 @@ def subplots(
     ncols:int=1, # Columns
     figsize:tuple=None, # Inches; `None`: from `imsize`
     imsize:float=3, # Inches for each picture
-    suptitle:str=None, # Above all
+    suptitle:str=None, # Plain title above the grid; where there is a `title`, use that instead
     **kwargs
 ):
     "A figure and its axes, as of `plt.subplots`, sized by the size of one picture"
@@ -63,10 +63,10 @@ def subplots(
 def get_grid(
     n:int, # Axes in use
     nrows:int=None, # `None`: as `ncols` and `n` want it, else about square
-    ncols:int=None,
-    title:str=None, # Above all
-    weight:str='bold', # Of the title
-    size:int=14, # Of the title
+    ncols:int=None, # `None`: as `nrows` and `n` want it, else about square
+    title:str=None, # Title above the grid, styled by `weight` and `size`
+    weight:str='bold', # Font weight of the title
+    size:int=14, # Font size of the title, in points
     **kwargs
 ):
     "A figure and an array of axes with room for `n` pictures; the others are blank. Raises `ValueError` if there's no room."

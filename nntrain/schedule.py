@@ -56,7 +56,7 @@ def searching(
 def total_steps(
     learn # A learner, within a fit
 )->int:
-    "How many optimizer steps this fit will take. A subscriber with a method `n_steps(n)` turns the steps of an epoch into another number."
+    "How many optimizer steps this fit will take. A subscriber with a method `n_steps(n)` turns the steps of an epoch into another number. Raises `ValueError` if `dls.train` can't tell its length."
     n = n_batches(learn.dls.train)
     if n is None: raise ValueError("dls.train is a stream that can't tell its length, so the schedule can't either: say total_steps yourself, SchedulerS(partial(OneCycleLR, max_lr=0.1, total_steps=1000))")
     for s in sorted(learn.subs, key=lambda s: s.order): n = getattr(s, 'n_steps', lambda n: n)(n)
@@ -66,7 +66,7 @@ def monitored(
     learn, # A learner, at the end of an epoch
     monitor:str # `valid_` or `train_` and a column of the history: `'valid_loss'`, `'train_accuracy'`
 )->float|None:
-    "The value of `monitor` if it belongs to the pass just completed, else `None`"
+    "The value of `monitor` if it belongs to the pass just completed, else `None`. Raises `ValueError` on a name that the history doesn't have."
     mode,_,name = monitor.partition('_')
     row = learn.history[-1]
     if mode not in ('train', 'valid'): raise ValueError(f"monitor must begin with 'train_' or 'valid_', not {monitor!r}: try 'valid_loss'")
@@ -76,7 +76,7 @@ def monitored(
 
 # %% ../nbs/06_schedule.ipynb #0b9c980c
 class SchedulerS(StatefulS):
-    "Makes a torch scheduler for each fit, steps it when it is due, and keeps the trace of the learning rates in `lrs`"
+    "Makes a torch scheduler for each fit, steps it when it is due, and keeps the trace of the learning rates in `lrs`. Raises `ValueError` on another `step`, or when it is resumed in a longer run; `TypeError` if `scheduler_class` can't be called."
     order = MetricsS.order+1 # the numbers of the epoch come first
     def __init__(self,
         scheduler_class, # A class of `torch.optim.lr_scheduler`, or a function of an optimizer (and `total_steps`, if it wants to know): `partial(StepLR, step_size=2)`
@@ -145,11 +145,15 @@ def warmup_cosine(
     total_steps:int, # Length of the run, in optimizer steps
     warmup:float=0.1 # Share of the run in which the rate rises
 )->LambdaLR:
-    "Straight up, then down to 0 along half a cosine"
+    "Straight up, then down to 0 along half a cosine. Raises `ValueError` on a `warmup` of 1 or more, or below 0."
     return _warmup(opt, total_steps, warmup, _cosine)
 
-def warmup_linear(opt, total_steps:int, warmup:float=0.1)->LambdaLR:
-    "Straight up, then straight down to 0; arguments as in `warmup_cosine`"
+def warmup_linear(
+    opt, # The optimizer; its learning rates are the peak
+    total_steps:int, # Length of the run, in optimizer steps
+    warmup:float=0.1 # Share of the run in which the rate rises
+)->LambdaLR:
+    "Straight up, then straight down to 0. Raises `ValueError` on a `warmup` of 1 or more, or below 0."
     return _warmup(opt, total_steps, warmup, _line)
 
 # %% ../nbs/06_schedule.ipynb #dc83eee7
@@ -157,7 +161,7 @@ def warmup_linear(opt, total_steps:int, warmup:float=0.1)->LambdaLR:
 def plot(self:SchedulerS,
     ax=None # Matplotlib axes to draw on; `None` makes new ones
 ):
-    "Plot the learning rate of each step, a line for each parameter group. Returns the axes."
+    "Plot the learning rate of each step, a line for each parameter group. Returns the axes; raises `ValueError` if there was no fit yet."
     if not self.lrs: raise ValueError("there is nothing to plot: give the schedule to a fit first, learn.fit(3, subs=[schedule])")
     import matplotlib.pyplot as plt
     ax = plt.subplots(figsize=(6,3))[1] if ax is None else ax
@@ -170,7 +174,7 @@ def plot(self:SchedulerS,
 def plot_lr(self:Learner,
     ax=None # Matplotlib axes to draw on; `None` makes new ones
 ):
-    "Plot the learning rates of the last fit that had a `SchedulerS`. Returns the axes."
+    "Plot the learning rates of the last fit that had a `SchedulerS`. Returns the axes; raises `ValueError` if there was none."
     if not hasattr(self, 'schedule'): raise ValueError("there is no schedule to plot: fit with a SchedulerS first, such as learn.fit_one_cycle(3)")
     return self.schedule.plot(ax)
 
@@ -187,7 +191,7 @@ def fit_one_cycle(self:Learner,
 
 # %% ../nbs/06_schedule.ipynb #42ee8ad7
 class EarlyStoppingS(StatefulS):
-    "Ends the fit when `monitor` hasn't improved for `patience` epochs, and puts the best weights back"
+    "Ends the fit when `monitor` hasn't improved for `patience` epochs, and puts the best weights back. Raises `ValueError` on settings that make no sense, and in the fit on a `monitor` that the history doesn't have."
     order,state = MetricsS.order+1,('best', 'best_epoch', 'bad', 'weights')
     def __init__(self,
         monitor:str='valid_loss', # `valid_` or `train_` and a column of the history

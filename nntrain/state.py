@@ -110,7 +110,10 @@ def set_run_state(
 # %% ../nbs/07b_state.ipynb #e39ddee7
 class Watched:
     "An iterable that is as long as another one; each iteration is a call of `f`"
-    def __init__(self, f, of): self.f,self.of = f,of
+    def __init__(self,
+        f, # Called without arguments for each iteration; returns an iterator
+        of # What has the same length
+    ): self.f,self.of = f,of
     def __iter__(self): return self.f()
     def __len__(self): return len(self.of)
 
@@ -131,7 +134,7 @@ def describe(
 
 def differences(
     old, # What `describe` returned once
-    new, # And now
+    new, # What it returns now
     where='' # Name of the place
 )->list:
     "The places where two descriptions differ, as lines of text. `None` means unknown, and differs from nothing."

@@ -20,10 +20,12 @@ MARK,TAIL = b'nntrain1',48 # a file ends with this mark, 8 bytes of length and 3
 
 class HashedWriter:
     "Passes what is written to file `f`, and hashes it meanwhile in a second thread. Keeps the error that stopped it in `err`."
-    def __init__(self, f): self.f,self.hash,self.n,self.err = f,hashlib.sha256(),0,None
+    def __init__(self,
+        f # A file that is open for writing bytes
+    ): self.f,self.hash,self.n,self.err = f,hashlib.sha256(),0,None
     def flush(self): "Hand to the system what the file still holds"; self.f.flush()
     def write(self,
-        b # Bytes, or anything that gives access to its bytes
+        b # Bytes, or what holds bytes: a `bytearray`, a `memoryview`, an array
     ):
         "Write `b` and take it into the hash"
         b = memoryview(b).cast('B')
@@ -140,7 +142,7 @@ def weights(
     return {clean_name(k): v for k,v in model.state_dict().items()}
 
 def load_weights(
-    model, # Gets them
+    model, # Model whose weights are replaced: an `nn.Module`, or anything with `parameters()`
     state:dict, # Name → tensor
     source:str='state' # What the error calls it
 ):

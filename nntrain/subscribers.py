@@ -25,7 +25,7 @@ def plain(
 
 # %% ../nbs/04_subscribers.ipynb #c8e4346e
 class MetricsS(Subscriber):
-    "Computes metrics over each epoch, logs a dictionary of strings, and adds plain numbers to `learn.history`"
+    "Computes metrics over each epoch, logs a dictionary of strings, and adds plain numbers to `learn.history`. Raises `TypeError` if one isn't a metric, `ValueError` if its name is a column of the history already."
     def __init__(self,
         **metrics # Name → an object with `update(preds, targets)`, `compute()` and `reset()`
     ):
@@ -105,10 +105,10 @@ def _endless(dl):
         for b in dl: got = True; yield b
 
 class LRFindS(Subscriber):
-    "Multiplies the learning rate at each batch until the loss explodes; then puts everything back. Training only: validation is left out."
+    "Multiplies the learning rate at each batch until the loss explodes; then puts everything back. Training only: validation is left out. Raises `ValueError` if `mult` isn't above 1; the fit does if its `lr` isn't above 0."
     def __init__(self,
         mult:float=1.25, # Factor from one batch to the next, above 1
-        *, max_lr:float=100., # Stop here in any case
+        *, max_lr:float=100., # Stop at this learning rate in any case
         seed:int=0 # For the order of the data and whatever else is random
     ):
         if not mult > 1: raise ValueError(f"mult must be above 1, not {mult!r}: the learning rate has to grow")
@@ -140,8 +140,8 @@ class LRFindS(Subscriber):
 
 # %% ../nbs/04_subscribers.ipynb #ee5bea55
 @patch(as_prop=True)
-def suggestion(self:LRFindS)->float:
-    "The learning rate at which the smoothed loss falls fastest, `None` if there were too few batches to tell"
+def suggestion(self:LRFindS)->float|None:
+    "The learning rate at which the smoothed loss falls fastest; `None` if there were fewer than ten finite losses, too few to tell"
     losses = torch.tensor([l for l in self.losses if math.isfinite(l)], dtype=torch.float64)
     if len(losses) < 10: return None
     pad = torch.nn.functional.pad(losses[None], (2,2), mode='replicate')[0]
@@ -153,7 +153,7 @@ def suggestion(self:LRFindS)->float:
 def plot(self:LRFindS,
     ax=None # Matplotlib axes to draw on; `None` makes new ones
 ):
-    "Plot the losses over the learning rates, on a log axis, with the suggestion marked. Returns the axes."
+    "Plot the losses over the learning rates, on a log axis, with the suggestion marked. Returns the axes; raises `ValueError` before a search."
     if not self.lrs: raise ValueError("there is nothing to plot: give the finder to a fit first, learn.fit(1, lr=1e-5, subs=[finder])")
     import matplotlib.pyplot as plt
     ax = plt.subplots(figsize=(6,3.6))[1] if ax is None else ax
@@ -181,9 +181,15 @@ def table_row(
     "A line of a table in which the columns of all lines are aligned"
     return '  '.join(f'{v:>{max(len(n), 5)}}' for v,n in zip(values, names))
 
+def _draw(bar, curves):
+    "Draw curves in a notebook, and say what the axes are: `update_graph` clears them"
+    bar.update_graph(curves)
+    bar.graph_ax.set(xlabel='step', ylabel='loss')
+    bar.graph_out.update(bar.graph_fig)
+
 # %% ../nbs/04_subscribers.ipynb #78b80a7a
 class ProgressS(Subscriber):
-    "Shows a table of epochs and, where there is someone to watch, progress bars"
+    "Shows a table of epochs and, where there is someone to watch, progress bars. Raises `ValueError` for an unknown `display`."
     order,mbar,bar,taken = MetricsS.order+1,None,None,None
     def __init__(self,
         plot=False, # Draw live curves of the losses too? (In a notebook; elsewhere use `learn.plot_losses()`)
@@ -227,7 +233,7 @@ class ProgressS(Subscriber):
         "Bring the steps' losses over from the device, all at once, and update the curves"
         if self.losses: self.steps += torch.stack(self.losses).tolist(); self.losses = []
         if not train: self.val_losses.append(loss); self.val_steps.append(len(self.steps))
-        if hasattr(self.mbar, 'lines'): self.mbar.update_graph([[range(len(self.steps)), self.steps], [self.val_steps, self.val_losses]])
+        if hasattr(self.mbar, 'lines'): _draw(self.mbar, [[range(len(self.steps)), self.steps], [self.val_steps, self.val_losses]])
 
     def cleanup_epoch(self, learn):
         if self.bar is None: return

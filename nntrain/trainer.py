@@ -18,7 +18,11 @@ from .schedule import searching
 # %% ../nbs/10a_trainer.ipynb #d3c070a8
 class Trainer(Learner):
     "The learner inside a `Model`: the loop of `Learner`, with passes, steps and predictions done by methods of the model"
-    def __init__(self, model, dls, subs=()):
+    def __init__(self,
+        model, # A `Model`, or a module with its methods; it makes the optimizer itself
+        dls, # Has the loaders `train` and `valid`; `valid` may be `None`
+        subs=() # Subscribers that take part in every fit
+    ):
         super().__init__(model, dls, model.loss, torch.optim.Optimizer, 0., subs)
         self.history,self.scores,self.step_ = model.history,{},Learner.one_batch.__wrapped__
 
@@ -77,7 +81,7 @@ def predict(self:Trainer):
 
 @patch
 def get_loss(self:Trainer):
-    "Step 2: the loss is there already, unless there were no targets"
+    "Step 2: the loss is there already. Raises `ValueError` if there were no targets."
     if self.loss_ is None: raise ValueError("forward returned no loss: does the data set give `targets`, and does forward return (output, loss) for them?")
     self.loss = self.loss_
 
@@ -101,6 +105,7 @@ def check_state(
 # %% ../nbs/10a_trainer.ipynb #e7cdd610
 class ModelS(MetricsS):
     "Keeps the counters, states and metrics of a `Model` while it is trained"
+    def __init__(self): super().__init__() # the metrics come from `forward`
     def before_fit(self, learn):
         super().before_fit(learn)
         self.m,self.trains,self.start = learn.model,learn.trains and not searching(learn),learn.model.current_epoch
@@ -146,7 +151,9 @@ def state_dict(self:ModelS):
     "The counters of the model, the names of its metrics, and the epoch in which it began"
     return dict(metrics=list(self.metrics), start=self.start, **{k: getattr(self.m, k) for k in COUNTERS})
 @patch
-def load_state_dict(self:ModelS, state):
+def load_state_dict(self:ModelS,
+    state:dict # What `state_dict` returned
+):
     "Put the counters back, and make room for the metrics"
     self.metrics,self.start = {k: RunningMean() for k in state['metrics']},state['start']
     for k in COUNTERS: setattr(self.m, k, state[k])

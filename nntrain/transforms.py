@@ -37,12 +37,12 @@ def seeded_on(
         with torch.random.fork_rng([device]): torch.cuda.manual_seed(mix_seed(*key)); yield
 
 class AugmentS(StatefulS):
-    "Changes the inputs of training batches at random, the same way for the same (seed, epoch, batch)"
+    "Changes the inputs of training batches at random, the same way for the same (seed, epoch, batch). Raises `TypeError` or `ValueError` on bad arguments; in the fit, `ValueError` if the inputs are no pictures and torchvision would take them for one."
     order,state,epoch,i = DeviceS.order+1,('epoch', 'i'),0,0
     def __init__(self,
         transform, # Called with inputs of shape (samples, channels, height, width), on their device: a v2 transform of torchvision, or a function
         *, draws:int=8, # In how many parts a batch is cut; each is changed in its own way
-        seed:int=0 # Of the random numbers
+        seed:int=0 # Seed of the random numbers
     ):
         if not callable(transform): raise TypeError(f"transform must be callable, not {transform!r}: try torchvision.transforms.v2.RandomHorizontalFlip()")
         if isinstance(draws, bool) or not hasattr(draws, '__index__') or draws < 1: raise ValueError(f"draws must be a whole number above 0, not {draws!r}")
@@ -74,7 +74,7 @@ class AugmentS(StatefulS):
 
 # %% ../nbs/06b_transforms.ipynb #d49916d6
 class NormalizationS(StatefulS):
-    "Subtracts `mean` from the inputs of every batch and divides by `std`"
+    "Subtracts `mean` from the inputs of every batch and divides by `std`. Raises `ValueError` if one of them is missing, if they don't fit together, or not the inputs."
     order,state,device = AugmentS.order+1,('mean', 'std'),None
     def __init__(self,
         mean=None, # A number, or one per channel; `None` takes that of the training data
@@ -85,7 +85,7 @@ class NormalizationS(StatefulS):
         if not self.measure: self.check()
 
     def check(self):
-        "Mean and std as lists of numbers; raise unless they are as many, and no std is 0"
+        "Raises `ValueError` unless mean and std have the same length and every std is above 0"
         self.mean,self.std = (torch.as_tensor(o, dtype=torch.float32).flatten().tolist() for o in (self.mean, self.std))
         if len(self.mean)!=len(self.std): raise ValueError(f"mean and std must be as many, not {len(self.mean)} and {len(self.std)}")
         if not min(self.std) > 0: raise ValueError(f"std must be above 0, not {self.std}: a channel that never changes can't be scaled; give a std of 1 for it")

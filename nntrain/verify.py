@@ -25,7 +25,7 @@ def _print(t): return int(_bits(t).long().mul(torch.arange(t.numel()*t.element_s
 
 def first_difference(
     a, # Nested dicts, lists and tuples of tensors and plain values
-    b, # The same, perhaps
+    b, # What to compare with
     where:str='' # Name of the place
 )->str|None:
     "Where `a` and `b` differ first, with the largest difference if it's a tensor; `None` if they are the same, bit for bit"
@@ -46,7 +46,10 @@ def first_difference(
 class WitnessS(Subscriber):
     "Ends a fit after training batch `stop` and keeps the state; notes every batch by a sum of its bytes"
     order,state,n = 1000,None,0
-    def __init__(self, stop, save=False): self.stop,self.save,self.seen,self.before = stop,save,{},None
+    def __init__(self,
+        stop, # Training batch after which the fit ends: its number, counted from 1 over all epochs, or the pair (epoch, index in the epoch)
+        save=False # End it one batch later, before that is used? `CheckpointS` saves in between
+    ): self.stop,self.save,self.seen,self.before = stop,save,{},None
     def before_fit(self, learn): self.before = {id(s): attributes(s) for s in learn.subs}
     def before_epoch(self, learn):
         if not learn.model.training: return
@@ -67,10 +70,10 @@ class WitnessS(Subscriber):
 class ResumeReport:
     "What `verify_resume` found; true if the resumed run was the same"
     same:bool # To the last bit?
-    stopped:int # After so many batches
-    steps:int # Of so many
-    differs:str=None # The first thing that does
-    cause:str=None # What probably causes it
+    stopped:int # Batch after which the run was stopped
+    steps:int # Batches in the whole run
+    differs:str=None # The first thing that isn't the same; `None` if all is
+    cause:str=None # What probably makes it differ
     def __bool__(self): return self.same
     def __str__(self):
         if self.same: return f'The same to the last bit: stopped after batch {self.stopped} of {self.steps} and resumed'
@@ -111,7 +114,7 @@ def verify_resume(self:Learner,
     epochs:int=None, # What `fit` is told, which a schedule may depend on; `None` is as many as it takes
     seed:int=0 # Decides where the run is stopped
 )->ResumeReport:
-    "Train a copy, stop it at a random batch, resume in another copy, and compare with a run that wasn't stopped. Changes nothing; see `ResumeReport`."
+    "Train a copy, stop it at a random batch, resume in another copy, and compare with a run that wasn't stopped. Changes nothing but what a data set itself remembers. Returns a `ResumeReport`; raises `ValueError` on fewer than 2 steps or a run that ends before them, `TypeError` if the learner can't be copied."
     if check_number('steps', steps, whole=True) < 2: raise ValueError(f"steps must be at least 2, to stop in between, not {steps}")
     n,k = n_batches(self.dls.train),random.Random(seed).randint(1, steps-1)
     epochs = epochs or (-(-steps//n) if n else steps)

@@ -37,11 +37,20 @@ def test_pipe(folder):
     assert rows[0].split() == ['epoch', 'mode', 'loss', 'accuracy'] and [r.split()[:2] for r in rows[1:]] == [[str(e), m] for e in range(3) for m in ('train', 'eval')]
     assert 'validation accuracy 0.' in res.stdout
     run = tmp/'runs/digits-mlp'
-    assert sorted(p.name for p in run.iterdir()) == ['config.json', 'history.csv', 'losses.png', 'weights.pt']
+    assert sorted(p.name for p in run.iterdir()) == ['config.json', 'history.csv', 'losses.png', 'sample.png', 'weights.pt']
     config = json.loads((run/'config.json').read_text())
     assert config['classes'] == [str(i) for i in range(10)] and config['one_cycle'] is True and config['early_stop'] == 2 and config['amp'] is True
     assert config['transform'] == dict(mode='L', size=[8, 8], range=[0, 1])
     assert rows_of(run) == 6
+
+def test_what_is_printed_works(folder, call):
+    "The first hint, as it stands; afterwards the run is finished"
+    tmp, res = folder
+    hint = re.search(r'^  \S*(nntrain_predict) (\S+) (\S+)$', res.stdout, re.M)
+    res = call(tmp, *hint.groups())
+    assert res.returncode == 0 and res.stdout.startswith('runs/digits-mlp/sample.png\t'), res.stderr
+    res = call(tmp, 'nntrain_train', '--resume')
+    assert res.returncode == 2 and 'is finished' in res.stderr
 
 def test_predict_pipe(folder, call):
     "A line for each picture with tabs between, errors apart, and a status that tells"
@@ -54,13 +63,13 @@ def test_predict_pipe(folder, call):
     lines = [l.split('\t') for l in res.stdout.splitlines()]
     assert [l[0] for l in lines] == ['img 0.png', 'img 1.png', 'img 2.png']
     assert all(re.fullmatch(r'\d', l[1]) and 0 <= float(l[2]) <= 1 for l in lines)
-    assert res.stderr.splitlines() == ["nntrain_predict: item: there is no file 'none.png'"]
+    assert res.stderr.splitlines() == ["nntrain_predict: there is no file 'none.png'"]
 
 def test_wrong_arguments(folder, call):
     "One line, status 2, nothing written"
     tmp, _ = folder
     before = sorted(tmp.rglob('*'))
-    for name, args, why in (('nntrain_train', ['--resume'], '--resume: there is no interrupted run'), ('nntrain_lr_find', ['--opt', 'magic'], '--opt must be one of sgd, adam, adamw'),
+    for name, args, why in (('nntrain_train', ['--resume', '--out', 'none'], '--resume: there is no interrupted run'), ('nntrain_lr_find', ['--opt', 'magic'], '--opt must be one of sgd, adam, adamw'),
                             ('nntrain_predict', ['runs'], 'IMAGE')):
         res = call(tmp, name, *args)
         assert res.returncode == 2 and res.stdout == ''

@@ -59,6 +59,20 @@ def get_learner(subs):
 def test_all_events_are_covered():
     assert {LONG[o.lower()] for o in NORMAL} == {e for e, _ in published(Learner)} == {o for o in vars(Subscriber) if o.startswith(('before', 'after', 'cleanup'))}
 
+def test_the_picture_of_the_timeline():
+    "03_events draws one pass of `published(Learner)`: every event once, at its depth, in the order in which a fit publishes them"
+    assert [SHORT[e] for e, _ in published(Learner)] == [o for o in NORMAL if o.islower()]
+    assert [SHORT[e] for e, depth in published(Learner) if depth==3] == 'ap al ag as'.split()
+
+def test_a_cancelled_pass():
+    "It leaves no row in `history`; after a training pass validation still runs"
+    class CancelS(Subscriber):
+        def after_loss(self, learn):
+            if learn.model.training: raise CancelEpochException
+    learn = get_learner([CancelS()])
+    learn.fit(2)
+    assert [(r['epoch'], r['mode']) for r in learn.history] == [(0, 'eval'), (1, 'eval')]
+
 def test_normal():
     rec = Recorder()
     get_learner([rec]).fit(1)

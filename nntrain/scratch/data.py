@@ -15,7 +15,7 @@ import numpy as np, torch
 
 # %% ../../nbs/31_scratch_data.ipynb #2637b41e
 class Dataset:
-    "Columns of the same length, read row by row: `ds[i]` is a tuple with one item of each"
+    "Columns of the same length, read row by row: `ds[i]` is a tuple with one item of each. Raises `ValueError` if the lengths differ."
     def __init__(self,
         *columns # Tensors or arrays; row `i` of each belongs to sample `i`
     ):
@@ -39,13 +39,15 @@ class Sampler:
     def __iter__(self): return iter(torch.randperm(self.n, generator=self.generator).tolist() if self.shuffle else range(self.n))
 
 # %% ../../nbs/31_scratch_data.ipynb #6c2ad47e
-def check_batch_size(batch_size):
+def check_batch_size(
+    batch_size # What should be a number of samples
+):
     "Raise `ValueError` unless `batch_size` is a whole number from 1"
     if isinstance(batch_size, bool) or not hasattr(batch_size, '__index__') or batch_size<1:
         raise ValueError(f"batch_size must be a whole number from 1, not {batch_size!r}")
 
 class BatchSampler:
-    "Lists of indices: the next `batch_size` that `sampler` yields, until it has no more"
+    "Lists of indices: the next `batch_size` that `sampler` yields, until it has no more. Raises `ValueError` unless `batch_size` is a whole number from 1."
     def __init__(self,
         sampler, # Any iterable of indices with a length
         batch_size:int, # Indices in a list
@@ -63,7 +65,7 @@ class BatchSampler:
 def collate(
     rows:list # Samples of the same form
 ):
-    "One batch from a list of samples: tensors, arrays and numbers are stacked, tuples and dicts are taken apart, the rest is listed"
+    "One batch from a list of samples: tensors, arrays and numbers are stacked, tuples and dicts are taken apart, the rest is listed. Raises `ValueError` if a row has a column less than another."
     first = rows[0]
     if isinstance(first, torch.Tensor): return torch.stack(rows)
     if isinstance(first, (np.ndarray, np.number, int, float)): return torch.as_tensor(np.array(rows))
@@ -76,7 +78,10 @@ def _short(o): return o if len(o := repr(o))<200 else o[:200]+'...'
 
 class SampleError(RuntimeError):
     "Reading a batch failed; `index` is the number of the sample (or the list of numbers) where it happened"
-    def __init__(self, index, why): super().__init__(index, why); self.index = index
+    def __init__(self,
+        index, # Number of the sample, or a list of numbers
+        why:str # The error, as text
+    ): super().__init__(index, why); self.index = index
     def __str__(self): return f"sample {_short(self.index)} of the data set: {self.args[1]}"
 
 def fetch(
@@ -112,7 +117,11 @@ def work(
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt): pass
 
 # %% ../../nbs/31_scratch_data.ipynb #c1d7758a
-def start_worker(ctx, conns, read):
+def start_worker(
+    ctx, # What `multiprocessing.get_context` returned
+    conns:list, # Our ends of the pipes of earlier workers, which this one must close
+    read # Called in the worker with the indices of a batch; returns the batch
+):
     "Start a process that runs `work`; returns it and our end of its pipe"
     ours,theirs = ctx.Pipe()
     p = ctx.Process(target=work, args=(theirs, [*conns, ours], read), daemon=True)
@@ -120,8 +129,11 @@ def start_worker(ctx, conns, read):
     theirs.close()
     return p,ours
 
-def stop_workers(workers, conns):
-    "Cut the pipes; stop the workers that don't leave by themselves"
+def stop_workers(
+    workers:list, # Processes that `start_worker` started
+    conns:list # Our ends of their pipes
+):
+    "Cut the pipes; stop the workers that don't leave by themselves within a second, all together"
     for c in conns: c.close()
     for p in workers: p.join(1/len(workers))
     for p in workers:
@@ -134,7 +146,7 @@ def read_with_workers(
     n:int, # Processes
     context=None # Start method: `'fork'`, `'spawn'`, `'forkserver'`, or `None` for Python's default
 ):
-    "Yield the batch of each job, in order, read by up to `n` processes. None of them outlives the generator."
+    "Yield the batch of each job, in order, read by up to `n` processes. None of them outlives the generator. Raises `SampleError` if one couldn't be read, or its worker died."
     ctx,jobs,workers,conns,turn = multiprocessing.get_context(context),iter(jobs),[],[],deque()
     def give(k, job):
         turn.append((k, job[1]))
@@ -155,7 +167,7 @@ def read_with_workers(
 
 # %% ../../nbs/31_scratch_data.ipynb #71873338
 class DataLoader:
-    "Iterate over `dataset` in batches, as often as you like"
+    "Iterate over `dataset` in batches, as often as you like. Raises `ValueError` on arguments that contradict each other, and `SampleError`, while it is read, for a sample that can't be."
     def __init__(self,
         dataset, # Has a length, and `dataset[i]` is sample `i`
         batch_size:int|None=1, # Samples in a batch; `None`: use the items of `sampler` as indices, with no collation
@@ -165,7 +177,7 @@ class DataLoader:
         num_workers:int=0, # Processes that read; 0 reads in this one
         collate_fn=None, # Makes a batch of a list of samples; `None` is `collate`
         drop_last:bool=False, # Leave out a shorter last batch?
-        seed:int|None=None, # Makes order and workers' random numbers repeatable
+        seed:int|None=None, # Makes the order, and the random numbers of workers, repeatable
         multiprocessing_context:str|None=None # `'fork'`, `'spawn'` or `'forkserver'`; `None` is Python's default
     ):
         if batch_sampler is not None and (batch_size!=1 or shuffle or sampler is not None or drop_last):

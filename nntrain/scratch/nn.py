@@ -28,75 +28,122 @@ def by_hand(
     return _decorate
 
 # %% ../../nbs/30_scratch_nn.ipynb #0719789e
-def linear_grad(g, x, w, b=None):
+def linear_grad(
+    g, # Gradient of the output, of shape (..., n_out)
+    x, # Inputs, of shape (..., n_in)
+    w, # Weight, of shape (n_out, n_in)
+    b=None # Bias, of shape (n_out,)
+):
     "The gradients of `linear` for `x`, `w` and `b`; every dimension of `x` but the last counts as rows"
     g2,x2 = g.reshape(-1, g.shape[-1]),x.reshape(-1, x.shape[-1])
     return g@w, g2.T@x2, None if b is None else g2.sum(0)
 
 @by_hand(linear_grad)
-def linear(x, w, b=None):
+def linear(
+    x, # Inputs: a tensor of floats, of shape (..., n_in)
+    w, # Weight, of shape (n_out, n_in)
+    b=None # Bias, of shape (n_out,)
+):
     "`x @ w.T`, plus `b` if given: `w` has a row per output, as in torch"
     return x@w.T if b is None else x@w.T+b
 
-def relu_grad(g, x):
+def relu_grad(
+    g, # Gradient of the output
+    x # What `relu` was given, of the same shape
+):
     "The gradient of `relu`: `g` where `x` was positive"
     return g*(x>0)
 
 @by_hand(relu_grad)
-def relu(x):
+def relu(
+    x # A tensor of floats, of any shape
+):
     "`x` with everything negative set to zero"
     return x.clamp_min(0.)
 
 # %% ../../nbs/30_scratch_nn.ipynb #ac20c9fd
-def logsumexp_grad(g, x):
+def logsumexp_grad(
+    g, # Gradient of the output, of shape (...)
+    x # What `logsumexp` was given, of shape (..., n)
+):
     "The gradient of `logsumexp`: `g` shared out by the softmax of `x`"
     return g[...,None]*(x-logsumexp(x)[...,None]).exp()
 
 @by_hand(logsumexp_grad)
-def logsumexp(x):
+def logsumexp(
+    x # A tensor of floats, of shape (..., n); the result has shape (...)
+):
     "The logarithm of the sum of `exp(x)` over the last dimension, safe for large `x`"
     m = x.amax(-1, keepdim=True)
     return m[...,0] + (x-m).exp().sum(-1).log()
 
-def log_softmax_grad(g, x):
+def log_softmax_grad(
+    g, # Gradient of the output, of shape (..., n)
+    x # What `log_softmax` was given, of the same shape
+):
     "The gradient of `log_softmax`: `g`, less its sum shared out by the softmax"
     return g - log_softmax(x).exp()*g.sum(-1, keepdim=True)
 
 @by_hand(log_softmax_grad)
-def log_softmax(x):
+def log_softmax(
+    x # Logits: a tensor of floats, of shape (..., n)
+):
     "Logarithms of probabilities: each row of `exp(log_softmax(x))` sums to 1"
     return x - logsumexp(x)[...,None]
 
 # %% ../../nbs/30_scratch_nn.ipynb #f6a8fa69
-def nll_loss_grad(g, logp, y):
+def nll_loss_grad(
+    g, # Gradient of the loss, a scalar
+    logp, # Logarithms of probabilities, of shape (n, classes)
+    y # Class numbers, of shape (n,)
+):
     "The gradient of `nll_loss`: -1/n at the right class, 0 elsewhere; labels have none"
     return torch.zeros_like(logp).scatter_(1, y[:,None], -1/len(y))*g, None
 
 @by_hand(nll_loss_grad)
-def nll_loss(logp, y):
-    "Minus the mean log-probability that `logp` (a row per sample) gives to the classes in `y`"
+def nll_loss(
+    logp, # Logarithms of probabilities: floats, of shape (n, classes)
+    y # Class numbers: int64, of shape (n,)
+):
+    "Minus the mean log-probability that `logp` gives to the classes in `y`"
     return -logp.gather(1, y[:,None]).mean()
 
-def cross_entropy_grad(g, x, y):
+def cross_entropy_grad(
+    g, # Gradient of the loss, a scalar
+    x, # Logits, of shape (n, classes)
+    y # Class numbers, of shape (n,)
+):
     "The gradient of `cross_entropy`: probabilities minus the truth, over the number of rows"
     return log_softmax(x).exp().scatter_add_(1, y[:,None], torch.full_like(x[:,:1], -1))/len(y)*g, None
 
 @by_hand(cross_entropy_grad)
-def cross_entropy(x, y):
-    "Mean cross entropy of the logits `x` (a row per sample, a column per class) with the class numbers `y`"
+def cross_entropy(
+    x, # Logits: floats, of shape (n, classes)
+    y # Class numbers: int64, of shape (n,)
+):
+    "Mean cross entropy of the logits `x` with the class numbers `y`: minus the log-probability of the right class"
     return nll_loss(log_softmax(x), y)
 
 # %% ../../nbs/30_scratch_nn.ipynb #77daaaf9
-def accuracy(preds, y):
-    "The share of rows of `preds` whose largest value is at the class in `y`, as a tensor"
+def accuracy(
+    preds, # Logits or probabilities, of shape (n, classes)
+    y # Class numbers, of shape (n,)
+):
+    "The share of rows of `preds` whose largest value is at the class in `y`, from 0 to 1, as a tensor"
     return (preds.argmax(1)==y).float().mean()
 
-def report(loss, preds, y):
+def report(
+    loss, # The loss of the batch, a scalar tensor
+    preds, # Its predictions, of shape (n, classes)
+    y # Its class numbers, of shape (n,)
+):
     "Print the loss and the accuracy of one batch"
     print(f'{loss:.2f}, {accuracy(preds, y):.2f}')
 
 # %% ../../nbs/30_scratch_nn.ipynb #0c6c6aeb
-def is_param(o):
+def is_param(
+    o # Anything
+):
     "Is `o` something to train: a tensor with `requires_grad` that nothing was computed to get?"
     return isinstance(o, torch.Tensor) and o.requires_grad and o.is_leaf
 
@@ -123,7 +170,7 @@ class Module:
         return ''
     def __call__(self, *args, **kwargs): return self.forward(*args, **kwargs)
     def forward(self, *args, **kwargs):
-        "What calling the module does; each one defines its own"
+        "What calling the module does; each one defines its own. Raises `NotImplementedError` where none is defined."
         raise NotImplementedError(f"{type(self).__name__} needs a `forward` method")
 
 # %% ../../nbs/30_scratch_nn.ipynb #4ce4013e
@@ -133,7 +180,10 @@ def named_children(self:Module):
     yield from self._modules.items()
 
 @patch
-def named_modules(self:Module, prefix='', seen=None):
+def named_modules(self:Module,
+    prefix:str='', # Put before all names, with a dot; for the walk itself
+    seen:set=None # Modules that are left out, by `id`; for the walk itself
+):
     "This module and all below it, each once, with dotted names"
     seen = set() if seen is None else seen
     if id(self) in seen: return
@@ -167,7 +217,9 @@ def __repr__(self:Module):
     return f"{type(self).__name__}({body})"
 
 @patch
-def train(self:Module, mode:bool=True):
+def train(self:Module,
+    mode:bool=True # What the flag is set to
+):
     "Set the flag `training` here and in every module below; returns the module"
     for m in self.modules(): m.training = mode
     return self
@@ -183,7 +235,10 @@ def zero_grad(self:Module):
     for p in self.parameters(): p.grad = None
 
 @patch
-def to(self:Module, *args, **kwargs):
+def to(self:Module,
+    *args, # A device, a dtype, or both
+    **kwargs # What else `tensor.to` takes
+):
     "Move or convert every parameter in place, as `tensor.to` does; returns the module"
     for p in self.parameters():
         p.data = p.data.to(*args, **kwargs)
@@ -192,7 +247,7 @@ def to(self:Module, *args, **kwargs):
 
 # %% ../../nbs/30_scratch_nn.ipynb #84c28086
 class Linear(Module):
-    "A linear layer, started like `torch.nn.Linear`"
+    "A linear layer, started like `torch.nn.Linear`. Raises `ValueError` if `n_in` or `n_out` is below 1."
     def __init__(self,
         n_in:int, # Inputs
         n_out:int, # Outputs
@@ -231,15 +286,20 @@ def load_state_dict(self:Module,
 
 # %% ../../nbs/30_scratch_nn.ipynb #b26d0b53
 @patch
-def add_module(self:Module, name:str, module:Module):
-    "Register `module` as `name`: for names that are made at run time, such as `'0'`"
+def add_module(self:Module,
+    name:str, # The attribute
+    module:Module # What it shall be
+):
+    "Register `module` as `name`: for names that are made at run time, such as `'0'`. Raises `TypeError` if it is no `Module`."
     if not isinstance(module, Module): raise TypeError(f"{name!r} must be a scratch Module, not {type(module).__name__}: write a Module with a forward method for it")
     setattr(self, name, module)
 
 # %% ../../nbs/30_scratch_nn.ipynb #e6af8a01
 class Sequential(Module):
     "Layers in a row: each gets the output of the one before"
-    def __init__(self, *layers):
+    def __init__(self,
+        *layers # Modules, in the order of their calls
+    ):
         super().__init__()
         for i,l in enumerate(layers): self.add_module(str(i), l)
     def forward(self, x): return reduce(lambda x,l: l(x), self, x)
@@ -249,7 +309,9 @@ class Sequential(Module):
 
 class ModuleList(Sequential):
     "A list of modules that are registered, and called by whoever holds it"
-    def __init__(self, layers=()): super().__init__(*layers)
+    def __init__(self,
+        layers=() # Modules
+    ): super().__init__(*layers)
     def forward(self, *args, **kwargs):
-        "What calling the module does; each one defines its own"
+        "Raises `NotImplementedError`: call its modules yourself"
         raise NotImplementedError("ModuleList has no forward: call its modules yourself")

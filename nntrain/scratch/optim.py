@@ -13,7 +13,10 @@ from fastcore.basics import patch
 from .nn import accuracy
 
 # %% ../../nbs/32_scratch_optim.ipynb #c468fecb
-def check_hyper(name, v):
+def check_hyper(
+    name:str, # What it is called: `'lr'`, `'betas'`
+    v # A number, or a tuple of numbers
+):
     "Raise `ValueError` unless `v`, or each item of the tuple `v`, is a number from 0 (and below 1 for `momentum`, `alpha` and `betas`)"
     for o in v if isinstance(v, tuple) else (v,):
         top = 1 if name in ('momentum', 'alpha', 'betas') else math.inf
@@ -34,7 +37,7 @@ def as_groups(
 
 # %% ../../nbs/32_scratch_optim.ipynb #f580ed76
 class Optimizer:
-    "Holds parameters in groups and a memory for each; a subclass defines `update`"
+    "Holds parameters in groups and a memory for each; a subclass defines `update`. Raises `ValueError` or `TypeError` on parameters or numbers that can't be right."
     def __init__(self,
         params, # Parameters, or groups of them: see `as_groups`
         lr:float, # Learning rate: how far to go
@@ -45,8 +48,13 @@ class Optimizer:
         for g in self.param_groups:
             for k in g.keys()-{'params'}: check_hyper(k, g[k])
 
-    def update(self, p, grad, state, group):
-        "Move parameter `p` in place"
+    def update(self,
+        p, # A parameter
+        grad, # Its gradient, of the same shape
+        state:dict, # Its memory, empty at first
+        group:dict # The numbers that hold for it, such as `group['lr']`
+    ):
+        "Move parameter `p` in place. Raises `NotImplementedError` unless a subclass defines it."
         raise NotImplementedError(f"{type(self).__name__} needs a method `update(self, p, grad, state, group)`")
 
     @torch.no_grad()
@@ -56,7 +64,9 @@ class Optimizer:
             for p in g['params']:
                 if p.grad is not None: self.update(p, p.grad, self.state[p], g)
 
-    def zero_grad(self, set_to_none=True):
+    def zero_grad(self,
+        set_to_none=True # Forget them? Otherwise the tensors stay, full of zeros
+    ):
         "Forget the gradients, or set them to zero"
         for g in self.param_groups:
             for p in g['params']:
@@ -120,7 +130,14 @@ class Adam(Optimizer):
 
 class AdamW(Adam):
     "Adam with weight decay that shrinks the weight itself and leaves the gradient alone"
-    def __init__(self, params, lr=0.001, betas=(0.9,0.999), eps=1e-8, weight_decay=0.01): super().__init__(params, lr, betas, eps, weight_decay)
+    def __init__(self,
+        params, # Parameters, or groups of them
+        lr:float=0.001, # Learning rate
+        betas:tuple=(0.9,0.999), # Shares of the mean gradient and of the mean square that are kept at each step
+        eps:float=1e-8, # Keeps the divisor away from zero
+        weight_decay:float=0.01 # Share of the weight, times `lr`, that is taken away at each step
+    ): super().__init__(params, lr, betas, eps, weight_decay)
+
     def update(self, p, grad, state, group):
         p.mul_(1-group['lr']*group['weight_decay'])
         super().update(p, grad, state, {**group, 'weight_decay':0})
@@ -173,7 +190,7 @@ def cosine(
     n:int, # Steps until 0
     warmup:int=0 # Of these, steps of linear growth at the start
 ):
-    "A factor that grows to 1 over `warmup` steps, then falls to 0 along half a cosine, and stays there"
+    "A factor that grows to 1 over `warmup` steps, then falls to 0 along half a cosine, and stays there. Raises `ValueError` unless `warmup` is below `n`."
     if not 0<=warmup<n: raise ValueError(f"warmup must be from 0 and below n={n}, not {warmup}")
     return lambda t: (t+1)/(warmup+1) if t<warmup else .5*(1+math.cos(math.pi*min((t-warmup)/(n-warmup), 1)))
 
@@ -187,7 +204,7 @@ def fit(
     valid_dl, # The same, to measure on
     sched=None # A scheduler to step after each batch
 )->list:
-    "Train; print loss and accuracy over the whole of `valid_dl` after each epoch, and return them as a list of pairs"
+    "Train; print loss and accuracy over the whole of `valid_dl` after each epoch, and return them as a list of pairs. Raises `ValueError` if a loader has no batches."
     if not len(train_dl) or not len(valid_dl): raise ValueError(f"train_dl and valid_dl must have batches, not {len(train_dl)} and {len(valid_dl)}")
     res = []
     for epoch in range(epochs):
