@@ -17,7 +17,7 @@ def set_seed(
     seed:int, # A whole number from 0 to 2**32-1
     deterministic:bool=False # Also make torch refuse operations whose result can vary between runs?
 ):
-    "Seed Python, NumPy and torch on every device. Raises `TypeError` or `ValueError` on a seed that NumPy would refuse."
+    "Seed Python, NumPy and torch on every device. A loader that exists already goes on in its own order: make it anew, too, for the same numbers. Raises `TypeError` or `ValueError` on a seed that NumPy would refuse."
     if isinstance(seed, bool) or not hasattr(seed, '__index__'): raise TypeError(f"seed must be a whole number, not {seed!r}: try set_seed(42)")
     seed = seed.__index__()
     if not 0 <= seed < 2**32: raise ValueError(f"seed must be from 0 to 2**32-1, not {seed}: try set_seed(42)")

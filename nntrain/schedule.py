@@ -101,7 +101,7 @@ class SchedulerS(StatefulS):
     def after_step(self, learn):
         if not self.scheduler: return
         self.lrs.append([g['lr'] for g in learn.opt.param_groups])
-        if self.step=='batch' and getattr(learn, 'stepped', True): self.scheduler.step()
+        if self.step=='batch' and vars(learn).get('stepped', True): self.scheduler.step()
 
     def after_epoch(self, learn):
         if not self.scheduler: return
@@ -226,4 +226,6 @@ class EarlyStoppingS(StatefulS):
 
     def cleanup_fit(self, learn):
         if self._running and self.weights: learn.model.load_state_dict(self.weights)
+        if self._running and self.bad >= self.patience and not getattr(learn, 'quiet', False):
+            print(f"EarlyStoppingS: {self.monitor} hasn't improved for {self.bad} epochs" + (f"; the weights are those of epoch {self.best_epoch}, {self.monitor} {self.best:.3f}" if self.weights else ''))
         super().cleanup_fit(learn)

@@ -72,10 +72,14 @@ class MetricsS(Subscriber):
 
 # %% ../nbs/04_subscribers.ipynb #983901c6
 class DeviceS(Subscriber):
-    "Moves the model before the fit and each batch before it is used"
+    "Moves the model before the fit and each batch before it is used. Raises `ValueError` for a device that isn't there."
     def __init__(self,
         device:str|torch.device|None=None # Where to; `None` picks the accelerator if there is one, else the CPU
-    ): self.device = default_device() if device is None else torch.device(device)
+    ):
+        try: torch.empty(0, device=(d := default_device() if device is None else torch.device(device)))
+        except (RuntimeError, AssertionError) as e:
+            raise ValueError(f"device: torch can't use {str(device)!r} here ({str(e).splitlines()[0]}). Leave it out, and DeviceS() takes what there is: {default_device()}") from e
+        self.device = d
     def before_fit(self, learn): learn.model.to(self.device)
     def before_batch(self, learn): learn.batch = to_device(learn.batch, self.device)
 
@@ -190,7 +194,7 @@ def _draw(bar, curves):
 # %% ../nbs/04_subscribers.ipynb #78b80a7a
 class ProgressS(Subscriber):
     "Shows a table of epochs and, where there is someone to watch, progress bars. Raises `ValueError` for an unknown `display`."
-    order,mbar,bar,taken = MetricsS.order+1,None,None,None
+    order,mbar,bar,taken,log = MetricsS.order+1,None,None,None,None
     def __init__(self,
         plot=False, # Draw live curves of the losses too? (In a notebook; elsewhere use `learn.plot_losses()`)
         *, display:str=None # `'notebook'`, `'terminal'` or `'log'`; `None` finds out
@@ -203,16 +207,10 @@ class ProgressS(Subscriber):
         import fastprogress.fastprogress as fp
         master,self.child = dict(notebook=(fp.NBMasterBar, fp.NBProgressBar), terminal=(fp.ConsoleMasterBar, fp.ConsoleProgressBar),
                                  log=(None, None))[self.display or where_output_goes()]
-        self.names,self.losses,self.steps,self.val_losses,self.val_steps = None,[],[],[],[]
+        self.names,self.losses,self.steps,self.val_losses,self.val_steps = [],[],[],[],[]
         if master: learn.epochs = self.mbar = master(learn.epochs)
         metrics = getattr(learn, 'metrics', None)
         if metrics in learn.subs: self.taken,metrics.output = metrics,self.output
-
-    def output(self, log):
-        "Show a row; the first one brings the heads of the columns along"
-        write = (lambda row: self.mbar.write(row, table=True)) if hasattr(self.mbar, 'lines') else (lambda row: print(table_row(row, self.names), flush=True))
-        if self.names is None: self.names = list(log); write(self.names)
-        write([str(v) for v in log.values()])
 
     def before_epoch(self, learn):
         if self.mbar is None: return
@@ -236,6 +234,7 @@ class ProgressS(Subscriber):
         if hasattr(self.mbar, 'lines'): _draw(self.mbar, [[range(len(self.steps)), self.steps], [self.val_steps, self.val_losses]])
 
     def cleanup_epoch(self, learn):
+        if self.log: self.show(learn.history[-1])
         if self.bar is None: return
         learn.dl = self.dl
         if self.bar.last_v is not None: self.bar.on_iter_end() # it was left before its end
@@ -247,3 +246,25 @@ class ProgressS(Subscriber):
             learn.epochs = range(learn.n_epochs)
             if self.mbar.main_bar.last_v is not None: self.mbar.on_iter_end()
         self.mbar = self.taken = None
+
+# %% ../nbs/04_subscribers.ipynb #311ac888
+@patch
+def output(self:ProgressS,
+    log:dict # The cells of the row, as text
+):
+    "Keep a row until the pass is over"
+    self.log = log
+
+@patch
+def show(self:ProgressS,
+    row:dict # The row of the history
+):
+    "Show the row that was kept, with what was added to it; the heads of the columns come along when there is a new one"
+    log,self.log = self.log,None
+    log |= {k: f'{v:.3f}' if isinstance(v, float) else str(v) for k,v in row.items() if isinstance(v, (int, float)) and k not in (*log, 'seconds', 'samples')}
+    write = (lambda row: self.mbar.write(row, table=True)) if hasattr(self.mbar, 'lines') else (lambda row: print(table_row(row, self.names), flush=True))
+    if new := [k for k in log if k not in self.names]:
+        self.names += new
+        if getattr(self.mbar, 'lines', None): self.mbar.lines[0] = self.names # a notebook's table gets another head
+        else: write(self.names)
+    write([str(log.get(k, '')) for k in self.names])

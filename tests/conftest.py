@@ -3,6 +3,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+# Before torch is imported: a child that is forked hangs where its parent computed with several threads, and few cores get slower by them
+os.environ['OMP_NUM_THREADS'] = '1'
+
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
 
