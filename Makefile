@@ -71,6 +71,7 @@ torture: $(STAMP)  ## kill 50 runs at random steps and 50 while they save, resum
 
 dist: $(STAMP)  ## build the sdist and the wheel in dist from what is committed, and try the wheel
 	@rm -rf dist build && git clone --quiet . build/clone
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build && $(BIN)/python -m build --outdir dist build/clone
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build
+	@$(BIN)/python -m build --outdir dist build/clone > build/log 2>&1 || { cat build/log; exit 1; }
 	@NNTRAIN_WHEEL=$$(ls dist/*.whl) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_install.py
-	@rm -rf build
+	@rm -rf build; echo "Built and tried:"; ls dist/*

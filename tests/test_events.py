@@ -3,7 +3,8 @@
 A fit of one epoch, one training batch and one validation batch; at each of its events in turn, each kind of exception is
 raised. Short names: `bf` is before_fit, `ae` after_epoch, `cb` cleanup_batch; `ap al ag as` are after_predict, after_loss,
 after_backward (the gradients) and after_step; capitals are validation."""
-import copy
+import copy, re
+from operator import attrgetter
 from types import SimpleNamespace
 
 import pytest, torch, torch.nn.functional as F
@@ -142,3 +143,14 @@ def test_a_copied_learner_has_its_own_subscribers():
     other = copy.deepcopy(learn)
     other.fit(1)
     assert (learn.subs[0].n, other.subs[0].n) == (2, 4)
+
+def test_what_the_docs_promise_on_the_learner_is_there():
+    "Each name in the docstring of Subscriber, in the middle of a batch"
+    names = [n for n in re.findall(r'`([\w.]+)`', Subscriber.__doc__.split('\n\n')[1])]
+    assert len(names) > 10
+    class LookS(Subscriber):
+        order,looks = 9,0
+        def after_batch(self, learn): self.looks += 1; assert all(attrgetter(n)(learn) is not None for n in names if n!='order')
+    look,batch = LookS(),(torch.zeros(2,3), torch.zeros(2).long())
+    Learner(nn.Linear(3,2), SimpleNamespace(train=[batch], valid=[batch]), F.cross_entropy, torch.optim.SGD, .1, [look]).fit(1)
+    assert look.looks==2

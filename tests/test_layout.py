@@ -2,6 +2,7 @@
 
 Limits are what reading needs, not a target. Where one differs from the first plan, the reason stands beside it."""
 import ast, json, re, subprocess, sys, textwrap
+from importlib import import_module
 from pathlib import Path
 import pytest
 
@@ -161,6 +162,21 @@ def test_notebooks_are_small_and_in_order(path):
         text = json.dumps(c.get('outputs', []))
         assert '"output_type": "error"' not in text, f'cell {c["id"]} shows an error'
         for m in re.findall(r'(?:/home|/root|/Users|/tmp|/work|site-packages)/[^\s"\\]*|[A-Z]:\\\\\\\\Users', text): raise AssertionError(f'cell {c["id"]} shows a path of the machine: {m}')
+
+def names_of(module):
+    "What `from module import *` brings"
+    m = import_module(module)
+    return getattr(m, '__all__', [n for n in vars(m) if n[0]!='_'])
+
+@pytest.mark.parametrize('path', **ids([root/'nbs'/'index.ipynb', *sorted((root/'nbs'/'tutorials').glob('*.ipynb'))]))
+def test_what_a_reader_sees_can_be_typed_in(path, tmp_path):
+    "The cells that a page shows need no name from a hidden one"
+    shown = [source(c) for c in cells(path) if c['cell_type']=='code' and not flags(c) & {'hide', 'export', 'exporti', 'echo'}]
+    code = re.sub(r'^[ \t]*[%!].*', '', '\n'.join(shown), flags=re.M)
+    code = re.sub(r'^from (\S+) import \*', lambda m: f'from {m[1]} import ({", ".join(names_of(m[1]))})', code, flags=re.M)
+    (tmp_path/'shown.py').write_text(code, encoding='utf-8')
+    res = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--isolated', '--select=F821', '--output-format=concise', '--quiet', tmp_path/'shown.py'], capture_output=True, text=True)
+    assert not res.returncode, res.stdout or res.stderr
 
 def words(path): return sum(len(source(c).split()) for c in cells(path) if c['cell_type']=='markdown')
 

@@ -35,7 +35,8 @@ anchors = {v[0].split('#')[-1] for v in (names|homes).values()} # a heading of t
 def usage(o, name):
     "How to call `o` as Markdown: the signature, then each parameter that has a comment. A class is shown by its fields, without its docstring."
     d = DocmentText(o, docstring=False)
-    plain = [re.sub(r':(NoneType|function)(?==)', '', a) for a,_ in d.params] # the type of a default is no type
+    given = inspect.signature(o).parameters if callable(o) else {} # what DocmentText takes from a default is no annotation
+    plain = [a if k not in given or given[k].annotation is not Parameter.empty else re.sub(r':[^=]*(?==)', '', a) for a,k in ((a, a.split(':')[0].split('=')[0].lstrip('*')) for a,_ in d.params)]
     args,ret = [*plain],'' if inspect.isclass(o) else d._ret_str[1:].split(':')[0]
     kinds = [v.get('kind') for k,v in d.dm.items() if k!='return']
     if Parameter.KEYWORD_ONLY in kinds and Parameter.VAR_POSITIONAL not in kinds: args.insert(kinds.index(Parameter.KEYWORD_ONLY), '*')
@@ -85,6 +86,13 @@ class note_shown(Processor):
         Doc.lookup = names | (homes if 'scratch' in Path(self.nb.path_).name else {})
         Doc.shown = {n for c in self.nb.cells for n in re.findall(r'show_doc\(([\w.]+)', c.source)}
 
+class say_import(Processor):
+    "Begin the page of a module with the line that imports it"
+    def begin(self):
+        m = next((m[1] for c in self.nb.cells if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', c.source, re.M))), None)
+        line = f'import nntrain.{m}' if m and '.' in m else f'from nntrain.{m} import *'
+        if m: self.nb.cells.insert(1, mk_cell(f'```python\n{line}\n```', 'markdown'))
+
 class link_names(Processor):
     "Link every name of ours in backticks, with relative links, outside code and headings"
     def begin(self):
@@ -119,4 +127,4 @@ def is_doc(cell): return cell.cell_type=='code' and re.search(r'^show_doc\(', ce
 class Filters(FilterDefaults):
     def base_procs(self):
         res = [{add_links: link_names, exec_show_docs: run_cells}.get(p, p) for p in super().base_procs()]
-        return res[:(i := res.index(add_show_docs)+1)] + [note_shown] + res[i:]
+        return [say_import] + res[:(i := res.index(add_show_docs)+1)] + [note_shown] + res[i:]

@@ -68,6 +68,14 @@ def test_sidebar_on_a_desk(chrome, url):
     chrome.js("scrollTo(0, 3000)")
     assert chrome.js("document.querySelector('#sidebar').getBoundingClientRect().top") < 100, 'the sidebar stays when the text moves'
 
+def test_a_page_from_the_disk(chrome, site):
+    "Without a server all but the search works"
+    chrome.size(400, 800); chrome.open((site/'core.html').as_uri())
+    chrome.js("document.querySelector('#menu').click()")
+    chrome.until(shown('#sidebar'))
+    chrome.js("document.querySelector('#find').click()")
+    chrome.until("document.querySelector('#results').textContent.includes('needs a web server')")
+
 def test_theme_is_remembered(chrome, url):
     chrome.size(1400, 800); chrome.open(url+'core.html')
     before = chrome.js('getComputedStyle(document.body).backgroundColor')
