@@ -99,13 +99,14 @@ class link_names(Processor):
         path = Path(self.nb.path_)
         self.here,self.up = front.page(path),'../'*(len(path.resolve().relative_to(root/'nbs').parts)-1)
     def link(self, m):
-        to = Doc.lookup.get(m[1], ('',))[0]
+        name = m[1] if m[1] in Doc.lookup else re.sub(r'^dls\.', 'DataLoaders.', re.sub(r'^learn\.', 'Learner.', m[1])) # as examples call them
+        to = Doc.lookup.get(name, ('',))[0]
         word = re.fullmatch('[a-z]+', m[1]) and not to.startswith(self.here) # `train` elsewhere is a split, not a function
         return f'[{m[0]}]({self.up}{to})' if to and not word else m[0]
     def text(self, md):
         parts = re.split(r'(^(?:```|~~~).*?^(?:```|~~~)\s*?$|^#.*?$|\[`.+?`\])', md.replace(host+'/)', self.up+'index.html)').replace(host+'/', self.up), flags=re.M|re.S)
         parts = [f'{p} {{#about-{slug}}}' if p[:1]=='#' and (slug := re.sub(r'[^\w.]+', '-', re.sub(r'^[^a-z]+', '', p.strip('# `').lower()))) in anchors else p for p in parts]
-        return ''.join(p if i%2 else re.sub(r'`([A-Za-z_][\w.]*)(?:\(\))?`', self.link, p) for i,p in enumerate(parts))
+        return ''.join(p if i%2 else re.sub(r'`([A-Za-z_][\w.]*)(?:\([^`]*\))?`', self.link, p) for i,p in enumerate(parts))
     def cell(self, cell):
         if cell.cell_type=='markdown': cell.source = self.text(cell.source)
         for o in cell.get('outputs', []):
