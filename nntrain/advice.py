@@ -37,7 +37,7 @@ def _which(learn):
     cols,n = columns(learn.batch),learn.n_inp
     if len(cols) <= n+1: return ''
     names = [repr(k) for k in learn.batch] if hasattr(learn.batch, 'keys') else [str(i) for i in range(len(cols))]
-    return f". The batch has the columns {', '.join(names)}; with n_inp={n} the model gets {', '.join(names[:n])}, and {names[n]} is the target: set n_inp, or change their order in the collate function"
+    return f". The batch has the columns {', '.join(names)}; with n_inp={n} the model gets {', '.join(names[:n])}, and {names[n]} is the target. If it isn't, set n_inp, or let the data set give the inputs first, then the target, then the rest"
 
 def advice(
     learn, # A learner whose batch failed
@@ -49,10 +49,10 @@ def advice(
     x = xs[0] if xs else None
     if p is not None and isinstance(x, torch.Tensor):
         if x.device!=p.device: return f"the model is on {p.device}, the batch on {x.device}: add DeviceS() to the subscribers"
-        if x.dtype!=p.dtype and (_numeric(x) or x.dtype==torch.uint8): return f"the input is {x.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate function or model.to({x.dtype})"
+        if x.dtype!=p.dtype and (_numeric(x) or x.dtype==torch.uint8): return f"the input is {x.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate function or model.to({x.dtype}){_which(learn)}"
     elif x is not None and not isinstance(x, torch.Tensor): return f"the input is a {type(x).__name__}, not a tensor: convert it in the collate function{_which(learn) or ', or set n_inp'}"
     if not computed and isinstance(y, torch.Tensor) and isinstance(x, torch.Tensor) and not _numeric(x) and _numeric(y) and y.ndim > x.ndim:
-        return f"the first column, the input, holds whole numbers of shape {tuple(x.shape)}, the one after it floats of shape {tuple(y.shape)}: if the labels come first in the data, change the order, dd.select_columns(['image','label']){_which(learn)}"
+        return f"the first column, the input, holds whole numbers of shape {tuple(x.shape)}, the one after it floats of shape {tuple(y.shape)}: if that is the wrong way round, change their order, dd.select_columns(['image','label']){_which(learn)}"
     if isinstance(y, torch.Tensor) and isinstance(x, torch.Tensor) and x.ndim and y.ndim and len(x)!=len(y): return f"the batch has {len(x)} inputs but {len(y)} targets: mend the data set or the collate function"
     preds = learn.preds if computed else None
     if preds is None: return f"the model couldn't take an input of shape {tuple(x.shape)}: change its first layer, or reshape the input in the collate function{_which(learn)}" if isinstance(x, torch.Tensor) else None

@@ -207,23 +207,27 @@ def check_start(
 
 def check_learning(
     t:Trial, # A `Trial`
-    steps:int=100 # How many steps of Adam (learning rate 0.003) the model gets, at most
+    steps:int=100 # How many steps of Adam (learning rate 0.003) the model gets; and as many again, up to five times, while the loss still falls
 ):
-    "A loss of one batch (of 32) that doesn't fall to half, nor to 0.05, in `steps` steps; a loss without gradient; parameters that get none"
+    "A loss of one batch (of 32) that doesn't fall to half, nor to 0.05, and falls no longer; a loss without gradient; parameters that get none"
     ps = {k: p for k,p in t.learn.model.named_parameters() if p.requires_grad}
     start = {k: p.detach().clone() for k,p in ps.items()}
     if not ps: return
-    opt,first = torch.optim.Adam(ps.values(), 3e-3),None
-    for i in range(steps):
+    opt,first,mark = torch.optim.Adam(ps.values(), 3e-3),None,math.inf
+    for i in range(5*steps+1):
         loss = t.loss()
         if not loss.requires_grad: yield Finding("the loss has no gradient", "nothing can be learned", "look for .detach(), .item(), argmax or torch.no_grad() between the model and the loss"); return
-        first = float(loss.detach()) if first is None else first
-        if i >= 10 and float(loss.detach()) < .3*first: break # it can
+        now = float(loss.detach())
+        first = now if first is None else first
+        if i >= 10 and now < .3*first: break # it can
+        if i%steps==0: # is it still on its way?
+            if now > .95*mark: break
+            mark = now
         opt.zero_grad(); loss.backward(); opt.step()
     if not all(p.isfinite().all() for p in ps.values()): return
     last,still = float(t.loss().detach()),[k for k,p in ps.items() if torch.equal(p, start[k])]
     if still: yield Finding(f"{len(still)} of {len(ps)} parameters get no gradient: {', '.join(still[:3])}", "they keep their random values", "connect them in forward, look for .detach(); or freeze or remove them")
-    if last > .5*first and last > .05: yield Finding(f"the model can't learn {len(t.x) if isinstance(t.x, torch.Tensor) else 'a few'} samples by heart: loss {first:.3g}, after {steps} steps {last:.3g}", "what it can't learn by heart it can't learn at all", "see the other findings; look whether inputs and labels belong together, and at the initialisation")
+    if last > .5*first and last > .05: yield Finding(f"the model can't learn {len(t.x) if isinstance(t.x, torch.Tensor) else 'a few'} samples by heart: loss {first:.3g}, after {i} steps {last:.3g}", "what it can't learn by heart it can't learn at all", "see the other findings; look whether inputs and labels belong together, and at the initialisation")
 
 # %% ../nbs/08c_check.ipynb #26b2e865
 class Findings(list):

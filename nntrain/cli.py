@@ -80,7 +80,7 @@ def _report(learn, path, data, model, n, seconds, status, old):
           f"In {path}{' (in the place of earlier results)' if old else ''}:\n  history.csv  a row of numbers for each pass\n  losses.png   the curves\n  weights.pt   for nntrain_predict, or model.load_state_dict(torch.load(...))\n"
           f"  config.json  what was trained, and how\n  sample.png   a picture that it never saw")
     print("To go on: the same command with --resume" if status else f"Try next:\n  {bin}nntrain_predict {shlex.quote(str(path))} {shlex.quote(str(path/'sample.png'))}\n"
-          f"  {bin}nntrain_train --model {'cnn' if model=='mlp' else 'mlp'} --epochs 20\n  {bin}nntrain_train --help")
+          f"  {bin}nntrain_train --model {'cnn' if model=='mlp' else 'mlp'}\n  {bin}nntrain_train --help")
 
 def _run(name, f, *args):
     "Call `f`; a `BadOption` becomes one line and status 2. Leaves with the status that `f` returns, if it isn't 0."

@@ -27,7 +27,7 @@ class Subscriber:
     """Base class: define the methods of the events you care about. Lower `order` is called first; equal ones in the order of the list.
 
     On the learner they find `epoch` (from 0) and `n_epochs`; `batch_idx` (from 0 in each pass), `batch` (its columns), `preds`, `loss`; `model`, where
-    `model.training` tells whether this pass trains, and `opt`; `dl` and `dls`; and `history`, a dict of numbers for each completed pass."""
+    `model.training` tells whether this pass trains, and `opt`, whose `param_groups` hold the learning rate; `dl` and `dls`; and `history`, a dict of numbers for each completed pass."""
     order = 0
     def before_fit(self, learn):    "The optimizer `learn.opt` exists; `learn.n_epochs` and `learn.epochs` may still be replaced. Nothing has run."
     def before_epoch(self, learn):  "`learn.dl` is this pass's loader and may be replaced; `learn.model.training` tells whether it trains or validates."
@@ -229,7 +229,8 @@ def check_subs(
     if not isinstance(subs, (list, tuple)): raise TypeError(f"subs must be a list of subscribers, not {subs!r}: put it in brackets, subs=[...]")
     for s in subs:
         if isinstance(s, type): raise TypeError(f"subs holds the class {s.__name__}, not an instance of it: write {s.__name__}()")
-        if not hasattr(s, 'order'): raise TypeError(f"subs holds {s!r}, which isn't a Subscriber: it has no `order`. Subclass `nntrain.events.Subscriber`.")
+        if not hasattr(s, 'order'): raise TypeError(f"subs holds {s if isinstance(s, str) else 'a '+type(s).__name__!r}, which isn't a Subscriber: it has no `order`. Write `class {type(s).__name__}(Subscriber)`.")
+        if not isinstance(s.order, (int, float)): raise TypeError(f"{type(s).__name__}.order must be a number, not {s.order!r}: try MetricsS.order + 1")
     for i,s in enumerate(subs):
         if any(s is o for o in subs[:i]): raise ValueError(f"subs holds the same {type(s).__name__} twice, and each event would call it twice: leave one out (those of the learner take part in every fit), or make a second one")
     return list(subs)

@@ -41,7 +41,8 @@ def check_parts(
         if isinstance(v, type) and issubclass(v, torch.nn.Module): raise TypeError(f"{k} is the class {v.__name__}, not an instance of it: write {v.__name__}()")
     if not callable(learn.model) or not hasattr(learn.model, 'parameters'): raise TypeError(f"model must be an nn.Module, not a {type(learn.model).__name__}: the order is Learner(model, dls, loss_fn, optim_class, lr)")
     if not hasattr(learn.dls, 'train') and not hasattr(learn.dls, 'valid'):
-        raise TypeError(f"dls must have the loaders `train` and `valid`, and a {type(learn.dls).__name__} has neither: give DataLoaders(train_loader, valid_loader); for a DatasetDict DataLoaders.from_hf_dd(dd, 64)")
+        raise TypeError(f"dls must have the loaders `train` and `valid`, and a {type(learn.dls).__name__} has neither: give DataLoaders(train_loader, valid_loader) of nntrain.dataloaders; for data sets DataLoaders.from_datasets(train_ds, valid_ds, 64), for a DatasetDict DataLoaders.from_hf_dd(dd, 64)")
+    if isinstance(learn.loss_fn, type) and issubclass(learn.loss_fn, torch.optim.Optimizer): raise TypeError(f"loss_fn is the optimizer {learn.loss_fn.__name__}: the order is Learner(model, dls, loss_fn, optim_class, lr)")
     if not callable(learn.loss_fn): raise TypeError(f"loss_fn must be callable, not {learn.loss_fn!r}: try torch.nn.functional.cross_entropy")
     opt = learn.optim_class
     if isinstance(opt, torch.optim.Optimizer) or not callable(opt):

@@ -96,7 +96,7 @@ CASES = {
     'checkpoints: no folder':  (lambda tmp: ((tmp/'f').touch(), fit(subs=[CheckpointS(tmp/'f'/'run')])), OSError, ["dir: checkpoints can't be written there"], BEFORE),
     'scheduler: too few steps': (lambda tmp: fit(epochs=2, subs=[SchedulerS(lambda opt: OneCycleLR(opt, .1, total_steps=3))]), ValueError, ['total_steps|steps'], LATER),
     'the same one twice':      (lambda tmp: fit(subs=[m := MetricsS(), Raises('before_fit'), m]), ValueError, ['same MetricsS twice', 'leave one out'], BEFORE),
-    'labels come first':       (lambda tmp: fit(dls=SimpleNamespace(train=[(y, x)], valid=None), valid=False), RuntimeError, [r'whole numbers of shape \(64,\)', 'change the order'], BEFORE),
+    'labels come first':       (lambda tmp: fit(dls=SimpleNamespace(train=[(y, x)], valid=None), valid=False), RuntimeError, [r'whole numbers of shape \(64,\)', 'change their order'], BEFORE),
     'a sampler used up once':  (lambda tmp: sampled(sampler=iter(range(64))), TypeError, ['sampler must be an iterable with a length', 'give a list of row numbers'], BEFORE),
     'batches without a length': (lambda tmp: sampled(batch_sampler=([i] for i in range(64))), TypeError, ['batch_sampler must be an iterable with a length'], BEFORE),
     'epochs taken from checkpoints': (lambda tmp: fit(subs=[CheckpointS(tmp), Replaces()]), RuntimeError, ['replaced learn.epochs', 'wrap'], BEFORE),

@@ -84,6 +84,6 @@ def main(out=None):
     pages = sorted(proc.rglob('*.ipynb'))
     with ThreadPoolExecutor(os.cpu_count()) as ex: list(ex.map(lambda p: render(p, proc, docs), pages))
     subprocess.run([sys.executable, '-m', 'pagefind', '--site', docs, '--quiet'], check=True)
-    print(f'{len(pages)} pages in {docs.name}. To read them: {Path(sys.executable).name} -m http.server -d {docs}, then open http://localhost:8000')
+    print(f'{len(pages)} pages in {docs.name}. Open {docs}/index.html; for the search: {Path(sys.executable).name} -m http.server -d {docs}, then http://localhost:8000')
 
 if __name__ == '__main__': main(*sys.argv[1:])
