@@ -23,6 +23,7 @@ $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@touch $@
 
 setup: $(STAMP)  ## make .venv and install everything (the other targets do this by themselves)
+	@echo "$(VENV) is ready"
 
 demo: $(STAMP)  ## the main job: train on digits, see progress, find the results in runs/demo
 	@$(BIN)/nntrain_train --data digits --epochs 10 --out runs/demo
