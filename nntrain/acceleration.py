@@ -16,7 +16,8 @@ from .core import map_tensors
 from .events import CancelBatchException
 from .finite import bad_weight
 from .learner import Learner,MomentumLearner
-from .schedule import EarlyStoppingS,StatefulS,searching
+from .schedule import EarlyStoppingS,StatefulS
+from .subscribers import searching
 from .transforms import AugmentS,NormalizationS
 
 # %% ../nbs/07_acceleration.ipynb #983e8268

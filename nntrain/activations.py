@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from fastcore.basics import patch
 from .events import Subscriber
-from .schedule import searching
+from .subscribers import searching
 
 # %% ../nbs/08b_activations.ipynb #4502636c
 def look(

@@ -15,7 +15,7 @@ from .events import CancelEpochException,Subscriber
 from .finite import bad_weight
 from .state import Watched,data_state,describe,differences,run_state,set_run_state
 from .storage import BadCheckpoint,clean_name,read_file,revived,storable,write_file
-from .subscribers import LRFindS
+from .subscribers import searching
 
 # %% ../nbs/08_checkpoint.ipynb #8ffc99ca
 class CheckpointS(Subscriber):
@@ -38,7 +38,7 @@ class CheckpointS(Subscriber):
         self.fits,self.handlers = 0,{}
 
     def before_fit(self, learn):
-        self.active = bool(learn.trains) and not any(isinstance(s, LRFindS) for s in learn.subs)
+        self.active = bool(learn.trains) and not searching(learn)
         if not self.active: return
         self.outer,self.stop,self.leaving,self.saving,self.state = sys.exc_info()[1],None,False,False,None
         self.at,self.steps,self.best,self.elapsed,self.rng_pass,self.time = (0,'train',0),0,None,0.,None,monotonic()

@@ -30,16 +30,16 @@ def _get_learner(data, model, lr, batch_size, opt, momentum, seed, device):
     except (ValueError, TypeError) as e: raise BadOption(e) from e
     try: set_seed(seed)
     except (ValueError, TypeError) as e: raise BadOption(f"--seed must be a whole number from 0 to 2**32-1, not {seed!r}") from e
-    try: torch.zeros(1, device=(dev := torch.device(device) if device else default_device()))
-    except (RuntimeError, AssertionError) as e: raise BadOption(f"--device must be one that torch can use here, such as {default_device()}, not {device!r}") from e
+    try: move = DeviceS(device or None)
+    except ValueError as e: raise BadOption(f"--device must be one that torch can use here, such as {default_device()}, not {device!r}") from e
     dls,shape,names = get_data(data, batch_size)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning) # torcheval's import talks about its insides
         from torcheval.metrics import MulticlassAccuracy
     learn = Learner(get_model(model, shape, len(names)), dls, torch.nn.functional.cross_entropy, optim_class, lr,
-                    [MetricsS(accuracy=MulticlassAccuracy()), DeviceS(dev)])
+                    [MetricsS(accuracy=MulticlassAccuracy()), move])
     transform = dict(mode={1:'L', 3:'RGB'}.get(shape[0]), size=[shape[2], shape[1]], range=[0, 1]) # as PIL has it: width, height
-    return learn,dict(lr=lr, device=str(dev), shape=list(shape), classes=names, transform=transform)
+    return learn,dict(lr=lr, device=str(move.device), shape=list(shape), classes=names, transform=transform)
 
 # %% ../nbs/20_cli.ipynb #2aaabee0
 def _get_subs(path, resume, one_cycle, early_stop, amp):

@@ -10,7 +10,7 @@ import warnings
 import torch
 from .core import RunningMean,columns,named_tensors
 from .events import CancelBatchException,Subscriber
-from .subscribers import LRFindS
+from .subscribers import searching
 
 # %% ../nbs/04a_finite.ipynb #880d21ae
 def _finite(x): return not isinstance(x, torch.Tensor) or not (x.is_floating_point() or x.is_complex()) or bool(torch.isfinite(x).all())
@@ -106,7 +106,7 @@ class NaNStopS(Subscriber):
 
     def before_fit(self, learn):
         self.guard,self.skipped,self.i = None,0,0
-        if learn.trains and not any(isinstance(s, LRFindS) for s in learn.subs): self.guard = learn.mean_loss.guard = Guard(learn, 'warn' if self.action=='warn' else 'raise')
+        if learn.trains and not searching(learn): self.guard = learn.mean_loss.guard = Guard(learn, 'warn' if self.action=='warn' else 'raise')
 
     def before_batch(self, learn): # a forward pass changes the statistics of a batch norm
         if self.guard and self.action=='skip': self.buffers = [(b, b.clone()) for b in getattr(learn.model, 'buffers', list)()]

@@ -13,7 +13,7 @@ from .core import RunningMean,columns
 from .events import CancelFitException,PublishEvents
 from .subscribers import MetricsS
 from .learner import Learner
-from .schedule import searching
+from .subscribers import searching
 
 # %% ../nbs/10a_trainer.ipynb #d3c070a8
 class Trainer(Learner):

@@ -10,8 +10,8 @@ from contextlib import contextmanager,nullcontext
 import torch
 from .core import columns
 from .dataloaders import mix_seed,seeded
-from .subscribers import DeviceS
-from .schedule import StatefulS,searching
+from .subscribers import DeviceS,searching
+from .schedule import StatefulS
 
 # %% ../nbs/06b_transforms.ipynb #9d42823a
 def with_column(
@@ -63,10 +63,8 @@ class AugmentS(StatefulS):
         with seeded_on(x.device, self.seed, self.epoch, self.i), torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             return torch.cat([self.transform(o) for o in x.chunk(self.draws)])
 
-    def after_epoch(self, learn):
-        if learn.model.training: self.epoch,self.i = self.epoch+1,0
-    def cleanup_epoch(self, learn):
-        if self.i: self.after_epoch(learn) # it was cancelled; the loader counts it, too
+    def cleanup_epoch(self, learn): # cancelled ones count, as they do for the loader; validation draws nothing
+        if self.i: self.epoch,self.i = self.epoch+1,0
 
     def cleanup_fit(self, learn):
         if self._running and searching(learn): self.epoch,self.i = self.start # the search leaves no trace

@@ -43,7 +43,7 @@ def usage(o, name):
     flat = f'{name}({", ".join(args)}){ret}'
     sig = flat if len(flat) < 90 else f'{name}(\n    ' + ',\n    '.join(args) + f'\n){ret}'
     star = dict(re.findall(r'^\s*(\*{1,2}\w+)[^#\n]*# (.+)$', inspect.getsource(o), re.M)) # fastcore overlooks the comments of these
-    docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in ((a, doc or star.get(a)) for a,doc in zip(plain, (doc for _,doc in d.params))) if doc]
+    docs = [f'`{a}`\n:   ' + ' '.join(doc.split()) for a,doc in ((a, doc or star.get(a)) for a,(_,doc) in zip(plain, d.params)) if doc]
     return f'```python\n{sig}\n```\n\n' + (not inspect.isclass(o) and inspect.getdoc(o) or '') + '\n\n' + ('::: params\n' + '\n\n'.join(docs) + '\n:::' if docs else '')
 
 class Doc(BasicMarkdownRenderer):
