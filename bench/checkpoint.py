@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from nntrain.checkpoint import CheckpointS
 from nntrain.learner import Learner
-from nntrain.state import run_state
-from nntrain.storage import read_file, write_file
+from nntrain.saving.state import run_state
+from nntrain.saving.files import read_file, write_file
 
 def timed(f):
     start = time.perf_counter()

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate  # noqa: E402
 from torchvision.transforms.functional import to_tensor  # noqa: E402
 from torcheval.metrics import MulticlassAccuracy  # noqa: E402
 from nntrain.core import get_dataset, set_seed  # noqa: E402
-from nntrain.decode import _alive, _owners  # noqa: E402
+from nntrain.data.memory import _alive, _owners  # noqa: E402
 from nntrain.dataloaders import DataLoaders, decode  # noqa: E402
 from nntrain.learner import MetricsS, MomentumLearner  # noqa: E402
 

@@ -1,4 +1,4 @@
-"A fit leaves no trace, however it ends: subscribers, modes, gradients, hooks, handlers, bars, workers. What needs no processes is in nbs/08_checkpoint.ipynb."
+"A fit leaves no trace, however it ends: subscribers, modes, gradients, hooks, handlers, bars, workers. What needs no processes is in nbs/42_checkpoint.ipynb."
 import multiprocessing, signal, time
 from contextlib import redirect_stdout
 from io import StringIO
@@ -14,7 +14,7 @@ from nntrain.dataloaders import DataLoaders
 from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException, Subscriber
 from nntrain.learner import Learner
 import nntrain.schedule  # noqa: F401 (brings fit_one_cycle)
-from nntrain.storage import read_file
+from nntrain.saving.files import read_file
 from nntrain.subscribers import MetricsS, ProgressS
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning', 'ignore:.*worker processes in total.*:UserWarning')

@@ -1,4 +1,4 @@
-"Data loaders where they need processes of their own: workers, races, deaths, memory. The rest is tested in the notebooks of nntrain.batches, .decode and .dataloaders."
+"Data loaders where they need processes of their own: workers, races, deaths, memory. The rest is tested in the notebooks of nntrain.data.loader, .decode and .dataloaders."
 import os, random, signal, subprocess, sys, time
 from functools import partial
 from pathlib import Path
@@ -149,7 +149,7 @@ def test_bad_rows_are_named_by_workers_too():
 decode_once = '''
 import sys, time
 from nntrain.core import digits
-from nntrain import decode as D
+from nntrain.data import memory as D
 n, real = 0, D._decode_column
 def count(*args):
     global n

@@ -61,7 +61,7 @@ def test_all_events_are_covered():
     assert {LONG[o.lower()] for o in NORMAL} == {e for e, _ in published(Learner)} == {o for o in vars(Subscriber) if o.startswith(('before', 'after', 'cleanup'))}
 
 def test_the_picture_of_the_timeline():
-    "03_events draws one pass of `published(Learner)`: every event once, at its depth, in the order in which a fit publishes them"
+    "20_events draws one pass of `published(Learner)`: every event once, at its depth, in the order in which a fit publishes them"
     assert [SHORT[e] for e, _ in published(Learner)] == [o for o in NORMAL if o.islower()]
     assert [SHORT[e] for e, depth in published(Learner) if depth==3] == 'ap al ag as'.split()
 

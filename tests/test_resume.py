@@ -5,7 +5,7 @@ import pytest, torch
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tests'))
 import torture
-from nntrain.storage import MARK, read_file
+from nntrain.saving.files import MARK, read_file
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 GROUPS = dict(zip(('random step', 'during a save', 'three kills', 'augmented', 'two workers', 'accumulating'), (10, 10, 3, 5, 3, 2)))
@@ -105,7 +105,7 @@ def damage(kind, f):
         body = f.read_bytes()
         data = body+MARK+len(body).to_bytes(8, 'little')+hashlib.sha256(body).digest()
     if kind=='part missing':
-        import nntrain.storage as st
+        import nntrain.saving.files as st
         state = read_file(f); del state['rng']
         st.write_file(state, f); return
     f.write_bytes(data)

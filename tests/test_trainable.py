@@ -10,7 +10,7 @@ from nntrain.core import set_seed
 from nntrain.dataloaders import DataLoaders, hf_ds_collate_fn
 from nntrain.events import Subscriber
 from nntrain.learner import Learner
-from nntrain.storage import BadCheckpoint
+from nntrain.saving.files import BadCheckpoint
 from nntrain.trainable import Callback, EarlyStopping, Model
 
 class Points(Dataset):

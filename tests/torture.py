@@ -6,7 +6,8 @@ import argparse, os, random, signal, sys, tempfile, time
 from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 import train_script
-from nntrain import checkpoint, storage
+from nntrain import checkpoint
+from nntrain.saving import files as storage
 
 POINTS = ('write', 'written', 'replaced', 'pruning')
 

@@ -35,7 +35,7 @@ def sections(root):
     nbs = root/'nbs'
     numbered = sorted(nbs.glob('[0-9]*.ipynb'))
     return {'Guide': [nbs/'index.ipynb', *sorted(p for p in nbs.glob('[!0-9]*.ipynb') if p.stem!='index')],
-            'Library': [p for p in numbered if p.name < '30'], 'From scratch': [p for p in numbered if p.name >= '30'],
+            'Library': [p for p in numbered if p.name < "90"], 'From scratch': [p for p in numbered if p.name >= "90"],
             'Tutorials': sorted((nbs/'tutorials').glob('*.ipynb'), key=lambda p: ((*tutorials, p.stem).index(p.stem), p.stem))}
 
 def rooms(root):
