@@ -13,7 +13,8 @@ import torch
 from fastcore.script import call_parse
 from .core import default_device,set_seed
 from .data.items import as_prediction,evaluating,open_picture
-from .learner import DeviceS,Learner,MetricsS,ProgressS,check_number
+from .checks import number
+from .learner import DeviceS,Learner,MetricsS,ProgressS
 from .schedule import EarlyStoppingS,SchedulerS,one_cycle as one_cycle_schedule
 from .acceleration import MixedPrecisionS
 from .saving.files import BadCheckpoint,load_weights
@@ -26,7 +27,7 @@ def _get_learner(data, model, lr, batch_size, opt, momentum, seed, device):
     check_choice('model', model, MODELS)
     optim_class = get_opt(opt, momentum)
     check_size('batch_size', batch_size)
-    try: lr = check_number('--lr', OPTS[opt] if lr is None else lr)
+    try: lr = number('--lr', OPTS[opt] if lr is None else lr)
     except (ValueError, TypeError) as e: raise BadOption(e) from e
     try: set_seed(seed)
     except (ValueError, TypeError) as e: raise BadOption(f"--seed must be a whole number from 0 to 2**32-1, not {seed!r}") from e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'named_tensors', 'batch_len', 'columns', 'n_batches', 'RunningMean', 'check_number', 'digits', 'get_dataset']
+           'named_tensors', 'batch_len', 'columns', 'n_batches', 'RunningMean', 'add_note', 'digits', 'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
 import os,random,math
@@ -155,19 +155,15 @@ class RunningMean:
         self.fold()
         return float(self.total)/self.n if self.n else math.nan
 
-# %% ../nbs/00_core.ipynb #12349856
-def check_number(
-    name:str, # What the error calls it
-    v, # The value to check
-    whole:bool=False # Must it be a whole number?
+# %% ../nbs/00_core.ipynb #34b20e64
+def add_note(
+    e:BaseException, # An exception on its way
+    text:str # Where it came from
 ):
-    "`v`, if it is a finite number >= 0 (and whole, if asked). Raises `TypeError` for what is no number, `ValueError` for a number that won't do; both say `name`."
-    want = f"{name} must be a {'whole' if whole else 'finite'} number >= 0, not {v!r}"
-    try: ok = not isinstance(v, (bool, str)) and math.isfinite(f := float(v))
-    except (TypeError, ValueError, RuntimeError): ok = False
-    if not ok or (whole and not hasattr(v, '__index__')): raise (ValueError if isinstance(v, float) else TypeError)(want)
-    if f < 0: raise ValueError(want)
-    return v.__index__() if whole else v
+    "Add a note to `e`, unless it has that note already"
+    if text in (notes := getattr(e, '__notes__', [])): return
+    if hasattr(e, 'add_note'): e.add_note(text)
+    else: e.__notes__ = [*notes, text]
 
 # %% ../nbs/00_core.ipynb #25c0aa94
 def digits(

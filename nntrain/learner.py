@@ -15,9 +15,9 @@ from importlib import import_module
 from time import perf_counter
 import torch
 from fastcore.basics import patch
-from .checks import annotate,check_loss
-from .core import batch_len,check_number,columns,default_device,keep_rng,map_tensors,n_batches
-from .events import (CancelFitException,CancelEpochException,CancelBatchException,PublishEvents,Publisher,Subscriber,
+from .checks import annotate,check_loss,number,whole
+from .core import batch_len,columns,default_device,keep_rng,map_tensors,n_batches
+from .events import (CANCELS,CancelFitException,CancelEpochException,CancelBatchException,PublishEvents,Publisher,Subscriber,
                             batches_of,check_names,check_subs,show_events)
 from .finite import Guard,GuardedMean
 from .subscribers import MetricsS,DeviceS,LRFindS,ProgressS
@@ -169,7 +169,7 @@ def _checked(self:Learner, epochs, train, valid, subs, lr):
     "The arguments of `fit`, checked before anything is touched"
     if self.fitting: raise RuntimeError("this learner is in the middle of a fit, which another fit, validate or lr_find would upset: in an event use learn.get_preds(dl), or another Learner")
     check_subs(subs); check_subs([*self.subs, *subs])
-    epochs,lr = check_number('epochs', epochs, whole=True),check_number('lr', self.lr if lr is None else lr)
+    epochs,lr = whole('epochs', epochs),number('lr', self.lr if lr is None else lr)
     check_parts(self)
     if valid and train and getattr(self.dls, 'valid', None) is None:
         warnings.warn("dls.valid is None: training without validation", stacklevel=3)
@@ -205,6 +205,7 @@ def _no_trace(learn):
         for p in learn.model.parameters(): p.grad = None
     drop_grads()
     try: yield
+    except CANCELS: raise
     except BaseException as e: annotate(learn, e); raise
     finally:
         learn.subs,learn.mean_loss.guard,learn.fitting = subs,None,False
@@ -220,7 +221,7 @@ class MomentumLearner(Learner):
         **kwargs # Passed to `Learner`
     ):
         super().__init__(model, dls, loss_fn, optim_class, lr, subs, **kwargs)
-        self.mom = check_number('mom', mom)
+        self.mom = number('mom', mom)
 
     def zero_grad(self):
         "Let the gradients fade to `mom` of what they are"

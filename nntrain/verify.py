@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
 from .checkpoint import CheckpointS
-from .core import check_number,keep_rng,map_tensors,n_batches,rng_state,set_rng_state,set_seed
+from .checks import whole
+from .core import keep_rng,map_tensors,n_batches,rng_state,set_rng_state,set_seed
 from .events import CancelFitException,Subscriber
 from .learner import Learner
 from .saving.state import attributes,named_subs,run_state
@@ -115,7 +116,7 @@ def verify_resume(self:Learner,
     seed:int=0 # Decides where the run is stopped
 )->ResumeReport:
     "Train a copy, stop it at a random batch, resume in another copy, and compare with a run that wasn't stopped. Changes nothing but what a data set itself remembers. Returns a `ResumeReport`; raises `ValueError` on fewer than 2 steps or a run that ends before them, `TypeError` if the learner can't be copied."
-    if check_number('steps', steps, whole=True) < 2: raise ValueError(f"steps must be at least 2, to stop in between, not {steps}")
+    if whole('steps', steps) < 2: raise ValueError(f"steps must be at least 2, to stop in between, not {steps}")
     n,k = n_batches(self.dls.train),random.Random(seed).randint(1, steps-1)
     epochs = epochs or (-(-steps//n) if n else steps)
     make = make or self._copy
