@@ -12,7 +12,9 @@ from inspect import signature
 import numpy as np, torch
 from torch.utils.data import DataLoader,IterableDataset
 from fastcore.basics import patch
-from .data.loader import BatchKey,BatchPlan,Loader,Rows,collate,collate_dict,hf_ds_collate_fn,inplace,mix_seed,seeded
+from .data.collate import collate,collate_dict,hf_ds_collate_fn,inplace
+from .data.loader import Loader,Rows,first_batches,uncounted
+from .data.order import BatchKey,BatchPlan,mix_seed,seeded
 from .data.memory import Columns,Decoded,check_columns,decode,free_memory
 
 # %% ../nbs/14_dataloaders.ipynb #531f2fcc

@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from torch.utils.data import DataLoader,Dataset
-from .loader import BatchKey,Rows,floats,hf_ds_collate_fn,identity,mix_seed,pixels
+from .collate import floats,hf_ds_collate_fn,pixels
+from .loader import Rows,identity
+from .order import BatchKey,mix_seed
 
 # %% ../../nbs/13_memory.ipynb #9f98ccaf
 def _plain_png(b):
