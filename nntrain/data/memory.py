@@ -26,7 +26,9 @@ def _plain_png(b):
 
 def _decoder(feature):
     "A function from an encoded image (a dict of `bytes` and `path`) to its pixels"
-    try: import torchvision.io; png = torch.ops.image.decode_png # noqa: F401 (it brings the operator)
+    try:
+        import torchvision.io # noqa: F401 (it brings the operator)
+        png = torch.ops.image.decode_png
     except (ImportError,AttributeError): png = None
     def _f(o):
         b = o['bytes']
@@ -38,7 +40,7 @@ def _decoder(feature):
 
 # %% ../../nbs/13_memory.ipynb #33ccbced
 class _Chunks(Dataset):
-    "Chunks of an image column: `chunks[i]` is the pixels of the rows from `i` on, or the error that says which row is to blame"
+    "Chunks of an image column: `chunks[i]` is the pixels of the rows from `i` on, or the error that names a row"
     def __init__(self, ds, name, split):
         from datasets import Image
         self.name,self.split,self.decode = name,split,_decoder(ds.features[name])
@@ -56,9 +58,13 @@ class _Chunks(Dataset):
         for j,o in enumerate(self.raw[i:i+self.step][self.name].to_pylist(), i):
             where = f"split {self.split!r}, row {j}, column {self.name!r}"
             try: x = self.decode(o)
-            except Exception as e: raise ValueError(f"{where}: the image can't be decoded ({e!r}). Mend the file, or leave the row out with `dd[{self.split!r}].select(...)`") from e
+            except Exception as e:
+                raise ValueError(f"{where}: the image can't be decoded ({e!r}). Repair the file, or leave the row out "
+                                 f"with `dd[{self.split!r}].select(...)`") from e
             f = self.first if j else x
-            if x.shape!=f.shape or x.dtype!=f.dtype: raise ValueError(f"{where}: the image is {tuple(x.shape)} {x.dtype}, that of row 0 is {tuple(f.shape)} {f.dtype}. Make them alike, in `dd.with_transform(...)` or in a `collate_fn` of your own")
+            if x.shape!=f.shape or x.dtype!=f.dtype:
+                raise ValueError(f"{where}: the image is {tuple(x.shape)} {x.dtype}, that of row 0 is {tuple(f.shape)} "
+                                 f"{f.dtype}. Make them alike, in `dd.with_transform(...)` or in a `collate_fn` of your own")
             res.append(x)
         return res
 
@@ -70,14 +76,17 @@ def _n_workers(work):
     return min(n, 8) if n>1 else 0
 
 def _decode_images(ds, name, split):
-    "The pictures of column `name` as one tensor of pixels. Raises `ValueError` that names the row which is broken or has another size."
+    """The images of column `name` as one tensor of pixels. Raises `ValueError` that names the row which is broken or has
+    another size."""
     from tqdm.auto import tqdm
     chunks,n = _Chunks(ds, name, split),len(ds)
-    out = torch.empty(n, *chunks.first.shape, dtype=chunks.first.dtype)
-    starts = range(0, n, chunks.step)
-    with tqdm(total=n, desc=f'Decoding {split}', delay=1, disable=None, leave=False) as bar, warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.*fork.*', DeprecationWarning) # Python 3.12 warns of any fork beside threads; these workers only decode
-        for i,x in zip(starts, DataLoader(chunks, sampler=starts, batch_size=None, collate_fn=identity, num_workers=_n_workers(out.numel()), generator=torch.Generator())):
+    out,starts = torch.empty(n, *chunks.first.shape, dtype=chunks.first.dtype),range(0, n, chunks.step)
+    dl = DataLoader(chunks, sampler=starts, batch_size=None, collate_fn=identity, num_workers=_n_workers(out.numel()),
+                    generator=torch.Generator())
+    bar = tqdm(total=n, desc=f'Decoding {split}', delay=1, disable=None, leave=False)
+    with bar, warnings.catch_warnings(): # Python 3.12 warns of any fork beside threads; these workers only decode
+        warnings.filterwarnings('ignore', '.*fork.*', DeprecationWarning)
+        for i,x in zip(starts, dl):
             if isinstance(x, ValueError): raise x
             out[i:i+len(x)] = x
             bar.update(len(x))
@@ -85,7 +94,8 @@ def _decode_images(ds, name, split):
 
 # %% ../../nbs/13_memory.ipynb #eb1b9777
 def _decode_column(ds, name, split):
-    "Column `name` as one tensor with a row for each row of `ds`. Raises `ValueError` that names the row which has no value, or no class."
+    """Column `name` as one tensor with a row for each row of `ds`. Raises `ValueError` that names the row which has no
+    value, or no class."""
     from datasets import ClassLabel,Image,Value
     f = ds.features[name]
     if isinstance(f, Image): return _decode_images(ds, name, split)
@@ -95,10 +105,13 @@ def _decode_column(ds, name, split):
         if not col.null_count:
             x = torch.from_numpy(col.to_numpy().astype(np.float32 if 'float' in f.dtype else np.int64))
             bad = ((x<0)|(x>=f.num_classes)).nonzero() if isinstance(f, ClassLabel) else ()
-            if len(bad): raise ValueError(f"split {split!r}, row {int(bad[0])}, column {name!r}: label {int(x[bad[0]])} is no class: there are {f.num_classes}, from 0 ({len(bad)} rows like that). Leave them out with `dd[{split!r}].filter(...)`, or the column with `remove_columns`")
+            if len(bad):
+                raise ValueError(f"split {split!r}, row {int(bad[0])}, column {name!r}: label {int(x[bad[0]])} is no class: "
+                                 f"there are {f.num_classes}, from 0 ({len(bad)} rows like that). Leave them out with "
+                                 f"`dd[{split!r}].filter(...)`, or the column with `remove_columns`")
             return x
-    rows = Rows(ds, hf_ds_collate_fn, split)
-    return torch.cat([rows[BatchKey(0, 0, 0, range(i, min(i+10_000, len(ds))))][0] for i in range(0, len(ds), 10_000)])
+    rows,n = Rows(ds, hf_ds_collate_fn, split),len(ds)
+    return torch.cat([rows[BatchKey(0, 0, 0, range(i, min(i+10_000, n)))][0] for i in range(0, n, 10_000)])
 
 # %% ../../nbs/13_memory.ipynb #6888f200
 class Columns(dict): "Column name → tensor" # a class of its own, so that it can be referred to weakly
@@ -116,22 +129,26 @@ def _save(cols, folder):
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 def _load(names, n, folder):
-    try: res = Columns({k: torch.from_numpy(np.load(folder/f'{i}.npy', mmap_mode='c')) for i,k in enumerate(names)})
-    except (OSError,ValueError,EOFError) as e: raise ValueError(f"cache_dir: {folder} holds no readable copy of the decoded data ({e}). Delete that folder") from e
-    if any(len(x)!=n for x in res.values()): raise ValueError(f"cache_dir: {folder} holds another number of rows than {n}. Delete that folder")
-    return res
+    try:
+        arrays = [np.load(folder/f'{i}.npy', mmap_mode='c') for i in range(len(names))]
+        if any(len(x)!=n for x in arrays): raise ValueError(f"it has another number of rows than {n}")
+    except (OSError,ValueError,EOFError) as e:
+        raise ValueError(f"cache_dir: {folder} holds no readable copy of the decoded data ({e}). Delete that folder") from e
+    return Columns(zip(names, map(torch.from_numpy, arrays)))
 
 def decode(
     ds, # A Hugging Face `Dataset`
     split:str='train', # What errors call it
     cache_dir:str|Path|None=None # Keep the decoded columns in this folder, too
 )->Columns:
-    "The columns of `ds` as tensors, decoded at most once: pictures as bytes (rows, channels, height, width), labels and whole numbers as int64, other numbers as float32. Raises `ValueError`, naming row and column."
+    """The columns of `ds` as tensors, decoded at most once: images as bytes (rows, channels, height, width), labels and
+    whole numbers as int64, other numbers as float32. Raises `ValueError`, naming row and column."""
     names = ds.format['columns'] or ds.column_names
     key = f"{ds._fingerprint}-{mix_seed(*map(ord, repr(names))):016x}"
     folder = Path(cache_dir)/f'{key}-v1' if cache_dir else None
     res = _alive.get(key)
-    if res is None: res = _load(names, len(ds), folder) if folder and folder.is_dir() else Columns({k: _decode_column(ds, k, split) for k in names})
+    if res is None and folder and folder.is_dir(): res = _load(names, len(ds), folder)
+    if res is None: res = Columns({k: _decode_column(ds, k, split) for k in names})
     if folder and not folder.is_dir(): _save(res, folder)
     _alive[key] = _owners[ds] = res
     return res
@@ -142,7 +159,7 @@ class Decoded(Dataset):
     def __init__(self,
         ds, # A Hugging Face `Dataset`
         split:str='train', # What errors call it
-        flatten:bool=True, # Pictures as vectors? If not, they keep the shape (channels, height, width)
+        flatten:bool=True, # Images as vectors? If not, they keep the shape (channels, height, width)
         cache_dir:str|Path|None=None # Keep the decoded columns in this folder, too
     ):
         self.ds,self.split,self.flatten,self.cols = ds,split,flatten,decode(ds, split, cache_dir)
@@ -152,37 +169,37 @@ class Decoded(Dataset):
     def __getitem__(self, key):
         rows = torch.as_tensor(key.rows)
         return [self.batch(k, x.index_select(0, rows)) for k,x in self.cols.items()]
+
     def batch(self,
         k:str, # The name of a column
         x:torch.Tensor # Some rows of it
     )->torch.Tensor:
-        "Rows `x` of column `k` as a batch holds them: pictures as floats"
+        "Rows `x` of column `k` as a batch holds them: images as floats"
         if k not in self.images: return x
         return floats(x).flatten(1) if self.flatten else floats(x)
 
 # %% ../../nbs/13_memory.ipynb #f31b12a4
 def free_memory()->int:
-    "Bytes of memory to be had without swapping: on Linux what's available, within the container's limit; elsewhere half of all there is"
+    """Bytes of memory to be had without swapping: on Linux what's available, within the container's limit; elsewhere
+    half of all there is"""
     try:
         free = int(re.search(r'MemAvailable:\s+(\d+) kB', Path('/proc/meminfo').read_text())[1])*1024
-        group = [Path('/sys/fs/cgroup')/f'memory.{o}' for o in ('max','current')]
-        if all(o.exists() for o in group) and (top := group[0].read_text().strip())!='max': free = min(free, int(top)-int(group[1].read_text()))
+        top,used = [Path('/sys/fs/cgroup')/f'memory.{o}' for o in ('max','current')] # of the container
+        if top.exists() and used.exists() and (limit := top.read_text().strip())!='max':
+            free = min(free, int(limit)-int(used.read_text()))
         return max(free, 0)
     except OSError: pass
     try: return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')//2
     except (AttributeError,ValueError,OSError): return 2*2**30
 
-def _decoded_size(ds, split):
-    "Bytes that `ds` takes when it's decoded, judged by its first row. Raises `ValueError` if that row can't be collated."
-    row = Rows(ds, partial(hf_ds_collate_fn, flatten=False), split)[BatchKey(0, 0, 0, [0])]
-    images = [type(f).__name__=='Image' for f in (ds.features[k] for k in ds[0])]
-    return len(ds)*sum(x.numel()*(1 if im else x.element_size()) for x,im in zip(row, images))
-
 def check_columns(
     ds, # A Hugging Face `Dataset`
     split:str # What errors call it
 )->int:
-    "Bytes that `ds` takes when it's decoded, after a look at the first row, and at all labels. Raises `ValueError` if they can't be collated."
-    for k in ds.column_names:
-        if type(ds.features[k]).__name__=='ClassLabel': _decode_column(ds, k, split)
-    return _decoded_size(ds, split)
+    """Bytes that `ds` takes when it's decoded, after a look at the first row, and at all labels. Raises `ValueError` if
+    they can't be collated."""
+    kinds = {k: type(f).__name__ for k,f in ds.features.items()}
+    for k,kind in kinds.items():
+        if kind=='ClassLabel': _decode_column(ds, k, split)
+    row = Rows(ds, partial(hf_ds_collate_fn, flatten=False), split)[BatchKey(0, 0, 0, [0])]
+    return len(ds)*sum(x.numel()*(1 if kinds[k]=='Image' else x.element_size()) for k,x in zip(ds[0], row))
