@@ -35,8 +35,8 @@ def _check_split(ds, split, batch_size, drop_last, samplers):
                          "leaves no batch. Take a smaller batch_size, or drop_last=False")
     for k,v in samplers.items():
         if v is not None and not (hasattr(v, '__iter__') and hasattr(v, '__len__')):
-            raise TypeError(f"{k} must be an iterable with a length, to be read again in each pass, not {v!r}: give a list "
-                            "of row numbers, or a torch.utils.data.Sampler")
+            raise TypeError(f"{k} must be an iterable with a length, to be read again in each pass, not {v!r}: give a "
+                            "list of row numbers, or a torch.utils.data.Sampler")
 
 def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, shuffle=False, sampler=None,
                  batch_sampler=None, drop_last=False, **kwargs):
@@ -45,12 +45,14 @@ def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, s
     kwargs.update(seed=seed, split=split)
     if isinstance(ds, IterableDataset) or not hasattr(ds, '__len__'):
         if odd := [k for k,v in dict(samplers, cache=cache is True or None).items() if v is not None]:
-            raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. Leave {odd[0]} out")
+            raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. "
+                             f"Leave {odd[0]} out")
         return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, **kwargs)
     _check_split(ds, split, batch_size, drop_last, samplers)
     why = _why_stream(ds, collate_fn, cache)
     if why and cache is True:
-        raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. Leave cache out, or that")
+        raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
+                         "Leave cache out, or that")
     size,free = check_columns(ds, split) if why in (None,'cache=False') else 0,free_memory()//2
     if cache=='auto' and not why and size>free:
         why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
@@ -63,8 +65,8 @@ def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, s
 def _splits(dd):
     "The names of the training and the validation split of `dd`"
     if not hasattr(dd, 'keys'):
-        raise TypeError(f"dd must be a DatasetDict with named splits, not {type(dd).__name__}. For data sets of your own: "
-                        "DataLoaders.from_datasets(train_ds, valid_ds, batch_size)")
+        raise TypeError(f"dd must be a DatasetDict with named splits, not {type(dd).__name__}. For data sets of your "
+                        "own: DataLoaders.from_datasets(train_ds, valid_ds, batch_size)")
     names,found = list(dd),[o for o in ('valid','validation') if o in dd]
     found = found or [o for o in ('test',) if o in dd]
     wrong = (f"no split called 'train': it has {names}" if 'train' not in names else
@@ -96,14 +98,14 @@ class DataLoaders:
         batch_sampler=None, # Lists of row numbers, in place of `batch_size`
         drop_last:bool=False, # Leave out a last training batch that is shorter?
         splits:tuple=('train','valid'), # What errors call the two
-        **kwargs # To both `DataLoader`s: `pin_memory`, and where data are streamed `num_workers`, `prefetch_factor`, ...
+        **kwargs # To both `DataLoader`s: `pin_memory`; where data are streamed also `num_workers`, ...
     ):
         """Make both loaders. Raises `ValueError` or `TypeError`, with the split and the remedy, on data that can't be
         batched."""
         choice('cache', cache, ('auto', True, False))
         if collate_fn is not None and not callable(collate_fn):
-            raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for the "
-                            "default")
+            raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for "
+                            "the default")
         if odd := set(kwargs)-set(signature(DataLoader).parameters):
             raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to "
                             "torch.utils.data.DataLoader, which has none of that name")
@@ -128,8 +130,8 @@ class DataLoaders:
         seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
         **kwargs # What else `from_datasets` takes: `shuffle`, `sampler`, `drop_last`, `num_workers`, ...
     ):
-        """Make both loaders from the splits of `dd`, found by their names. Raises `ValueError` or `TypeError` if there is
-        no `train` split, or it isn't clear which one validates."""
+        """Make both loaders from the splits of `dd`, found by their names. Raises `ValueError` or `TypeError` if there
+        is no `train` split, or it isn't clear which one validates."""
         train,valid = _splits(dd)
         return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache,
                                  cache_dir=cache_dir, seed=seed, splits=(train,valid), **kwargs)
@@ -213,8 +215,8 @@ def _batch_stats(batches):
 
 @patch
 def stats(self:DataLoaders)->Stats:
-    """Mean and standard deviation per channel of the training images (0 to 1), computed once. Streamed data are read once
-    for it, and no pass is counted."""
+    """Mean and standard deviation per channel of the training images (0 to 1), computed once. Streamed data are read
+    once for it, and no pass is counted."""
     if not hasattr(self, '_stats'):
         data = getattr(self.train, 'dataset', None)
         pics = [data.cols[k] for k in data.cols if k in data.images] if isinstance(data, Decoded) else []

@@ -44,15 +44,10 @@ class Rows(Dataset):
         "`err` as a `ValueError` that names the split and the row that caused it"
         def say(where, e):
             return ValueError(f"split {self.split!r}, {where}: {e if isinstance(e, ValueError) else repr(e)}")
-        first = []
-        for i in rows:
-            try:
-                item = self.fetch([i])
-                self.collate_fn(item)
-            except Exception as e: return say(f'row {i}', e)
-            try: self.collate_fn(first+item)
-            except Exception as e: return say(f'row {i} (item 1; row {rows[0]} is item 0)', e)
-            first = first or item
+        for i in rows: # alone, then together with the first one
+            for group,where in (([i], ''), ([rows[0],i], f' (item 1; row {rows[0]} is item 0)')):
+                try: self.collate_fn(self.fetch(group))
+                except Exception as e: return say(f'row {i}{where}', e)
         return say(f"rows {rows[:8]}{' and more' if len(rows)>8 else ''}", err)
 
 # %% ../../nbs/12_loader.ipynb #c6d82535
@@ -119,7 +114,7 @@ class Loader(DataLoader):
             if self.num_workers and not self.persistent_workers: it._shutdown_workers()
 
     def _start(self):
-        "torch's iterator. If it fails when half of its workers run (Ctrl-C), none is left: torch ends only all of them."
+        "torch's iterator. If it fails while workers are being started (Ctrl-C), none of them is left."
         before = mp.active_children() if self.num_workers else ()
         try: return super().__iter__()
         except BaseException:
