@@ -53,8 +53,8 @@ def _columns(data):
     names = keys(data[0])
     for i,o in enumerate(data):
         if set(keys(o))!=set(names):
-            raise ValueError(f"item {i} has the columns {keys(o)}, item 0 has {names}: all rows of a batch need the same "
-                             "ones")
+            raise ValueError(f"item {i} has the columns {keys(o)}, item 0 has {names}: all rows of a batch need the "
+                             "same ones")
     return {k: [o[k] for o in data] for k in names}
 
 def _collate_each(f, cols):
