@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GradAccumS', 'autocast_dtype', 'MixedPrecisionS', 'GradClipS', 'plot_grad_norm', 'compile_model', 'AugmentS',
-           'NormalizationS', 'EMAS']
+           'NormalizationS']
 
 # %% ../nbs/32_acceleration.ipynb #21e58c31
 import math,operator,warnings
@@ -79,9 +79,9 @@ class GradAccumS(StatefulS):
             if learn.one_step(): learn.zero_grad()
 
     def cleanup_epoch(self, learn): # was it cancelled in the middle of a window?
-        if not self.i or not learn.training: return
-        learn.zero_grad()
-        self.i,self.total = 0,0.
+        if self.i and learn.training:
+            learn.zero_grad()
+            self.i,self.total = 0,0.
 
 # %% ../nbs/32_acceleration.ipynb #583cd36a
 def autocast_dtype(
@@ -246,7 +246,7 @@ def compile_model(
     return learn
 
 # %% ../nbs/32_acceleration.ipynb #e0f34291
-_all_ = ['AugmentS', 'NormalizationS', 'EMAS']
+_all_ = ['AugmentS', 'NormalizationS']
 _rooms = dict(EMAS='average', SchedulerS='schedule', ResBlock='models', resnet='models', conv_conn='models',
               ModelMonitorS='inspect')
 

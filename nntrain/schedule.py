@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['StatefulS', 'Trace', 'total_steps', 'SchedulerS', 'one_cycle', 'warmup_cosine', 'warmup_linear', 'plot_lr',
-           'fit_one_cycle', 'EarlyStoppingS', 'searching']
+           'fit_one_cycle', 'EarlyStoppingS']
 
 # %% ../nbs/30_schedule.ipynb #faad6a17
 import math,warnings
@@ -18,9 +18,6 @@ from .checks import choice,monitor as split_monitor,monitored,number,whole
 from .core import n_batches
 from .events import CancelFitException,Subscriber
 from .subscribers import MetricsS,searching
-
-# %% ../nbs/30_schedule.ipynb #d65a9012
-_all_ = ['searching']
 
 # %% ../nbs/30_schedule.ipynb #1a511031
 class StatefulS(Subscriber):
@@ -125,7 +122,7 @@ class SchedulerS(StatefulS):
                             f"{scheduler_class!r}: write SchedulerS(partial(StepLR, step_size=2), 'epoch')")
         choice('step', step, ('batch', 'epoch', 'loss'))
         self.scheduler_class,self.step,self.monitor,self.lrs = scheduler_class,step,monitor,Trace()
-        self.mode = dict(batch=None, epoch='train', loss=split_monitor(monitor)[0])[step] # of the passes that it follows
+        self.mode = dict(batch=None, epoch='train', loss=split_monitor(monitor)[0])[step] # of passes that it follows
 
     def before_fit(self, learn):
         self.scheduler = self.make(learn) if learn.trains and learn.n_epochs and not searching(learn) else None
@@ -174,7 +171,7 @@ class SchedulerS(StatefulS):
     ):
         "Plot the learning rates, a line for each parameter group. Returns the axes; raises `ValueError` before a fit."
         if not self.lrs:
-            raise ValueError("there is nothing to plot: give the schedule to a fit first, learn.fit(3, subs=[schedule])")
+            raise ValueError("there is nothing to plot: give the schedule to a fit first, fit(3, subs=[schedule])")
         groups = [f'group {i}' for i in range(len(self.lrs[0]))]
         return self.lrs.plot(ax, label=groups if len(groups)>1 else None, ylabel='learning rate')
 
@@ -220,7 +217,7 @@ def plot_lr(
     learn, # A learner
     ax=None # Matplotlib axes to draw on; `None` makes new ones
 ):
-    "Plot the learning rates of the last fit with a `SchedulerS`. Returns the axes; raises `ValueError` if there was none."
+    "Plot the learning rates of the last fit with a `SchedulerS`. Returns the axes; raises `ValueError` before one."
     if not hasattr(learn, 'schedule'):
         raise ValueError("there is no schedule to plot: fit with a SchedulerS first, such as learn.fit_one_cycle(3)")
     return learn.schedule.plot(ax)
@@ -274,6 +271,7 @@ class EarlyStoppingS(StatefulS):
     def cleanup_fit(self, learn):
         if self._running and self.weights: learn.model.load_state_dict(self.weights)
         if self._running and self.bad >= self.patience and not learn.quiet:
-            kept = self.weights and f"; the weights are those of epoch {self.best_epoch}, {self.monitor} {self.best:.3f}"
-            print(f"EarlyStoppingS: {self.monitor} hasn't improved for {self.bad} epochs{kept or ''}")
+            best = f"epoch {self.best_epoch}, {self.monitor} {self.best:.3f}" if self.weights else None
+            print(f"EarlyStoppingS: {self.monitor} hasn't improved for {self.bad} epochs" +
+                  (f'; the weights are those of {best}' if best else ''))
         super().cleanup_fit(learn)

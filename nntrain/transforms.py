@@ -82,7 +82,7 @@ class AugmentS(StatefulS):
 class NormalizationS(StatefulS):
     """Subtracts `mean` from the inputs of every batch and divides by `std`. Raises `ValueError` if one of them is
     missing, if they don't fit together, or not the inputs."""
-    order,state,device = AugmentS.order+1,('mean', 'std'),None
+    order,state,made = AugmentS.order+1,('mean', 'std'),None
     def __init__(self,
         mean=None, # A number, or one per channel; `None` takes that of the training data
         std=None # Likewise
@@ -99,14 +99,12 @@ class NormalizationS(StatefulS):
     ):
         "Take mean and std over. Raises `ValueError` unless they have the same length and every std is above 0."
         self.mean,self.std = (torch.as_tensor(o, dtype=torch.float32).flatten().tolist() for o in (mean, std))
-        self.device = None
         if len(self.mean)!=len(self.std):
             raise ValueError(f"mean and std must be as many, not {len(self.mean)} and {len(self.std)}")
         if not min(self.std) > 0:
             raise ValueError(f"std must be above 0, not {self.std}: a channel that never changes can't be scaled; "
                              "give a std of 1 for it")
 
-    def put_state(self, state): self.set(**state)
     def before_fit(self, learn):
         if self.measure: self.set(*learn.dls.stats())
         self.begin()
@@ -119,8 +117,8 @@ class NormalizationS(StatefulS):
         x # The inputs of a batch
     ):
         "`x` with mean 0 and standard deviation 1. The two numbers travel to the device once."
-        if self.device != x.device:
-            self.device,self.tensors = x.device,[torch.tensor(o, device=x.device) for o in (self.mean, self.std)]
+        if self.made != (key := (x.device, self.mean, self.std)):
+            self.made,self.tensors = key,[torch.tensor(o, device=x.device) for o in key[1:]]
         if len(self.mean) not in (1, x.shape[1]):
             raise ValueError(f"NormalizationS has {len(self.mean)} means, and the inputs, of shape {tuple(x.shape)}, "
                              f"have {x.shape[1]} channels")
