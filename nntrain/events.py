@@ -199,7 +199,7 @@ def _methods(s):
 
 def check_names(
     learn:Publisher, # Its subscribers are looked at, after at least one pass
-    sure:bool=False # Only names that are close to that of an event, which may be published later?
+    sure:bool=True # Names close to that of an event, and steps? If not, all others: they may be published later
 ):
     "Warn about methods of subscribers that look like events, or like steps, and that nobody has called"
     known = [*EVENTS, *(e for e in learn.listeners if e not in EVENTS)]
@@ -207,11 +207,11 @@ def check_names(
         for name,f in _methods(s).items():
             if name in known or hasattr(Subscriber, name): continue
             why = f"{type(s).__name__}.{name} is never called: "
-            if name in _steps and f.__code__.co_varnames[:f.__code__.co_argcount]==('self', 'learn'):
+            if sure and name in _steps and f.__code__.co_varnames[:f.__code__.co_argcount]==('self', 'learn'):
                 warnings.warn(f"{why}it is a step, not an event. Steps are overridden in a subclass of Learner.", stacklevel=2)
-            elif near := _meant(name, known):
+            elif sure and (near := _meant(name, known)):
                 warnings.warn(f"{why}no event has that name. Did you mean `{near}`?", stacklevel=2)
-            elif near=='' and not sure:
+            elif not sure and _meant(name, known)=='':
                 warnings.warn(f"{why}no event of that name was published. show_events(learn) lists them.", stacklevel=2)
 
 # %% ../nbs/20_events.ipynb #9d072c08
