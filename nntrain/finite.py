@@ -28,7 +28,7 @@ def bad_weight(
     if not floats: return None
     device = floats[0][1].device
     total = torch.stack([t.sum().abs().to(device, torch.float32) for _,t in floats]).sum()
-    if bool(torch.isfinite(total)): return None # one question to the device; a sum may also grow too large, so look again
+    if bool(torch.isfinite(total)): return None # one question to the device; a sum may be too large, so look again
     return next((k for k,t in floats if not _finite(t)), None)
 
 @torch.no_grad()
@@ -55,14 +55,15 @@ def first_nonfinite(
 
 # %% ../nbs/22_finite.ipynb #d2424608
 class NaNStopS(Subscriber):
-    """Stops a fit whose loss or weights aren't finite, with the last good weights. `Learner` adds one that looks every 256
-    batches. Raises `ValueError` or `TypeError` on bad arguments; the fit raises `FloatingPointError`."""
+    """Stops a fit whose loss or weights aren't finite, with the last good weights. `Learner` adds one that looks every
+    256 batches. Raises `ValueError` or `TypeError` on bad arguments; the fit raises `FloatingPointError`."""
     order,active,skipped = -10,False,0 # before whatever works with the loss
     def __init__(self,
         action:str='raise', # `'raise'` stops, `'skip'` leaves the batch out, `'warn'` goes on
-        every:int=None # Look at the loss after so many batches, and wait for it; `None` is 1 with `'skip'` or on the CPU, else 256
+        every:int=None # Wait for the loss after so many batches; `None` is 1 with `'skip'` or on the CPU, else 256
     ):
-        self.action,self.every = choice('action', action, ('raise', 'skip', 'warn')),whole('every', every, 1, 'batches', none=True)
+        self.action = choice('action', action, ('raise', 'skip', 'warn'))
+        self.every = whole('every', every, 1, 'batches', none=True)
         if action=='skip' and every not in (None, 1):
             raise ValueError(f"every must be 1 to skip a batch before its step, not {every!r}")
 
@@ -138,7 +139,8 @@ class NaNStopS(Subscriber):
             place = f"epoch {learn.epoch}, {'training' if learn.training else 'validation'} batch {i}"
             self.stop(learn, f"the loss ({losses[bad[0]].item()}) isn't finite at {place}", name)
         elif name: self.stop(learn, f"a weight isn't finite at {self.place(learn)}", name)
-        elif learn.training: self.keep(learn, f'epoch {learn.epoch}, batch {learn.batch_idx}') # validation may use others
+        elif learn.training: # validation may use other weights
+            self.keep(learn, f'epoch {learn.epoch}, batch {learn.batch_idx}')
 
     def weights_ok(self,
         learn, # A learner, within a fit
@@ -158,8 +160,8 @@ class NaNStopS(Subscriber):
         for k,t in named_tensors(learn.model).items():
             if k in self.kept: t.copy_(self.kept[k])
         if self.opt_state: learn.opt.load_state_dict(self.opt_state)
-        raise FloatingPointError(f"{msg}. Weights and optimizer are back at {self.where}, where they were finite. Try a "
-                                 "smaller lr, clip gradients, look at the data; or see NaNStopS.")
+        raise FloatingPointError(f"{msg}. Weights and optimizer are back at {self.where}, where they were finite. Try "
+                                 "a smaller lr, clip gradients, look at the data; or see NaNStopS.")
 
     def state_dict(self):
         "How many batches were left out so far"
