@@ -120,7 +120,7 @@ def test_a_model_wrapped_in_before_fit():
         "The same weights, as new parameters"
         def __init__(self, m): super().__init__(); set_seed(0); self.m = cnn()
         def forward(self, x): return self.m(x)
-    subs = lambda: [GradAccumS(3), GradClipS(1.), MixedPrecisionS(torch.float16)]
+    def subs(): return [GradAccumS(3), GradClipS(), MixedPrecisionS(torch.float16)]
     a,b = get_learner([*subs(), WrapS()], optim=torch.optim.SGD),get_learner(subs(), optim=torch.optim.SGD)
     a.fit(2); b.fit(2)
     assert all(torch.equal(p, q) for p,q in zip(a.model.parameters(), b.model.parameters()))
