@@ -75,7 +75,7 @@ CASES = {
     'model: too few rows':     (lambda tmp: fit(Tail(lambda p: p[:4])), ValueError, ['4 predictions', '16 targets', 'first dimension'], BEFORE),
     'model: (N,1) for (N)':    (lambda tmp: fit(net(1), loaders(y=y.float()), F.mse_loss), ValueError, [r'\(16, 1\)', 'squeeze'], BEFORE),
     'model: a tuple':          (lambda tmp: fit(Tail(lambda p: (p, p))), TypeError, ['returned a tuple', 'override get_loss'], BEFORE),
-    'input of a wrong shape':  (lambda tmp: fit(dls=loaders(x=x[:, :3])), RuntimeError, [r'couldn.t take an input of shape \(16, 3\)', 'first layer'], BEFORE),
+    'input of a wrong shape':  (lambda tmp: fit(dls=loaders(x=x[:, :3])), RuntimeError, [r'got an input of shape \(16, 3\)', 'first layer'], BEFORE),
     'lr negative':             (lambda tmp: fit(lr=-.1), ValueError, ['lr must be a finite number >= 0, not -0.1'], BEFORE),
     'lr NaN':                  (lambda tmp: fit(lr=math.nan), ValueError, ['lr must be a finite number'], BEFORE),
     'epochs negative':         (lambda tmp: fit(epochs=-1), ValueError, ['epochs must be a whole number >= 0, not -1'], BEFORE),
