@@ -202,7 +202,7 @@ class Learner(Publisher):
         from nntrain.predict import predict_item
         return predict_item(self, item)
     def fit_one_cycle(self, *args, **kwargs):
-        "Fit with a learning rate that rises and falls: `(epochs, lr, ...)`. See `nntrain.schedule.fit_one_cycle`."
+        "Fit with a learning rate that rises and falls: `(epochs, max_lr, ...)`. See `nntrain.schedule.fit_one_cycle`."
         from nntrain.schedule import fit_one_cycle
         return fit_one_cycle(self, *args, **kwargs)
     def plot_lr(self, *args, **kwargs):
@@ -294,7 +294,7 @@ def no_trace(
     model,own = learn.model,learn.subs
     modules = model.modules() if hasattr(model, 'modules') else [model]
     modes = [(m, m.training) for m in modules if hasattr(m, 'training')]
-    added = [FirstPassS(), *([] if any(isinstance(s, NaNStopS) for s in (*own, *subs)) else [NaNStopS(every=256)])]
+    added = [FirstPassS(), *([] if any(isinstance(s, NaNStopS) for s in (*own, *subs)) else [NaNStopS(every=0)])]
     learn.subs = _FitSubs([*added, *own, *subs])
     learn.listeners,learn.epoch,learn.batch_idx,learn.fitting = Listeners(learn.subs),0,-1,True
     for p in model.parameters(): p.grad = None
