@@ -47,7 +47,7 @@ def _get_subs(path, resume, one_cycle, early_stop, amp):
     "The subscribers that the options ask for"
     if early_stop is not None: check_size('early_stop', early_stop)
     dir = path/'checkpoints'
-    if resume and not any(dir.glob('*.pt')): raise BadOption(f"--resume: the run in {path} is finished; for more, train anew with more --epochs" if (path/'weights.pt').exists() else f"--resume: there is no interrupted run in {path}")
+    if resume and not _checkpoints(dir): raise BadOption(f"--resume: the run in {path} is finished; for more, train anew with more --epochs" if (path/'weights.pt').exists() else f"--resume: there is no interrupted run in {path}")
     subs = [CheckpointS(dir, keep=1, resume=bool(resume))]
     if one_cycle: subs.append(SchedulerS(one_cycle_schedule))
     if early_stop: subs.append(EarlyStoppingS(patience=early_stop))
@@ -70,8 +70,17 @@ def _train(data, model, epochs, lr, batch_size, opt, momentum, seed, device, out
     if not learn.history: print('Interrupted before the first pass was through: nothing to save. To go on: the same command with --resume'); return status
     save_results(learn, path, {k: v for k,v in config.items() if k!='resume'} | more)
     _report(learn, path, data, model, len(learn.dls.train.dataset), perf_counter()-start, status, old)
-    if not status: shutil.rmtree(path/'checkpoints')
+    if not status: _drop_checkpoints(path/'checkpoints')
     return status
+
+def _checkpoints(dir):
+    "The checkpoints in the folder `dir`, by their names: nothing else there is ours"
+    return [f for f in dir.glob('*.pt') if f.stem.removeprefix('checkpoint-').isdigit()]
+
+def _drop_checkpoints(dir):
+    "Remove the checkpoints in `dir`, and `dir` if nothing else is in it"
+    for f in _checkpoints(dir): f.unlink()
+    if not dir.is_symlink() and not any(dir.iterdir()): dir.rmdir()
 
 # %% ../nbs/70_cli.ipynb #eb89ca38
 def _report(learn, path, data, model, n, seconds, status, old):
