@@ -7,7 +7,7 @@ __all__ = ['MODELS', 'OPTS', 'RESULTS', 'PNG_MODES', 'BadOption', 'get_model', '
            'load_run', 'nntrain_predict']
 
 # %% ../nbs/70_cli.ipynb #bf5bc78a
-import argparse,csv,inspect,json,math,os,shlex,shutil,sys,tempfile,warnings
+import argparse,csv,inspect,json,math,os,re,shlex,shutil,sys,tempfile,warnings
 from contextlib import contextmanager,suppress
 from functools import partial,wraps
 from pathlib import Path
@@ -102,6 +102,8 @@ def get_model(
     "The network called `model` for pictures of `shape`. Raises `ValueError` for another name."
     return mlp(math.prod(shape), n_out=n_out) if choice('model', model, MODELS)=='mlp' else cnn(shape[0], n_out)
 
+def _accuracy(preds, targs): return (preds.argmax(1)==targs).float().mean()
+
 def _get_learner(data, model, lr, batch_size, opt, momentum, seed, device):
     "The learner for these options, and what they came to. Raises `BadOption` for the first one that isn't possible."
     with _bad_option('--'):
@@ -115,11 +117,8 @@ def _get_learner(data, model, lr, batch_size, opt, momentum, seed, device):
         set_seed(whole('seed', seed))
         move = DeviceS(device or None)
     dls,shape,mode,names = _get_data(data, batch_size)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', FutureWarning) # torcheval's import talks about its insides
-        from torcheval.metrics import MulticlassAccuracy
     learn = Learner(get_model(model, shape, len(names)), dls, torch.nn.functional.cross_entropy, optim_class, lr,
-                    [MetricsS(accuracy=MulticlassAccuracy()), move])
+                    [MetricsS(accuracy=_accuracy), move])
     transform = dict(mode=mode, size=[shape[2], shape[1]], range=[0, 1]) # as PIL has it: width, height
     return learn,dict(lr=lr, device=str(move.device), shape=list(shape), classes=names, transform=transform)
 
@@ -147,14 +146,14 @@ def save_results(
     im = next((o for o in columns(ds[0]) if hasattr(o, 'save')), None) if ds is not None else None
     if im is not None: (im if im.mode in PNG_MODES else im.convert('RGB')).save(path/'sample.png')
 
-# %% ../nbs/70_cli.ipynb #ee6a6e2b
+# %% ../nbs/70_cli.ipynb #991e857c
 def _folder(data, model, out):
     "The folder of a run"
     return Path(out or f'runs/{Path(data).name}-{model}')
 
 def _checkpoints(path):
     "The checkpoints of a run in its folder. Their names tell: other files beside them aren't ours."
-    return [f for f in (path/'checkpoints').glob('*.pt') if f.stem.removeprefix('checkpoint-').isdigit()]
+    return [f for f in path.glob('checkpoints/*.pt') if re.fullmatch('(checkpoint-)?[0-9]{6}', f.stem)]
 
 def _has_results(path): return any((path/name).exists() for name in RESULTS)
 
