@@ -8,7 +8,7 @@ documents = {
     'core': 'set_seed digits get_dataset',
     'dataloaders': 'DataLoaders hf_ds_collate_fn inplace',
     'plotting': 'show_image',
-    'events': 'CancelFitException CancelEpochException CancelBatchException Subscriber Publisher PublishEvents published '
+    'events': 'CancelFitException CancelEpochException CancelBatchException Subscriber Publisher PublishEvents '
               'show_events',
     'subscribers': 'MetricsS DeviceS LRFindS ProgressS',
     'learner': 'device Learner MomentumLearner CancelFitException CancelEpochException CancelBatchException PublishEvents '
