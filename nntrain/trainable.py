@@ -6,21 +6,17 @@
 __all__ = ['MODEL_STATES', 'TRAIN_STATES', 'COUNTERS', 'Callback', 'Model', 'ModelLearner', 'ModelS', 'EarlyStopping']
 
 # %% ../nbs/61_trainable.ipynb #1e01098e
-import warnings
-from functools import partial
+import sys,warnings
+from copy import copy
 from inspect import signature
 from pathlib import Path
 from time import perf_counter
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader,IterableDataset
 from fastcore.basics import patch
 from .checks import choice,instance,whole
 from .core import RunningMean,columns,default_device,map_tensors,to_device
 from .dataloaders import DataLoaders
-from .data.items import uncounted
 from .events import CancelFitException,PublishEvents,check_subs
 from .subscribers import DeviceS,MetricsS,ProgressS,searching
 from .learner import Learner
@@ -39,37 +35,39 @@ class Callback:
     `on_epoch_end`"""
 
 # %% ../nbs/61_trainable.ipynb #be8d3e2d
-_training = {'optimizer', 'scheduler', 'train_loader', 'valid_loader', 'learn', 'history', 'metrics', 'fp16', 'model_state',
-             'train_state', '_callbacks', '_loaded', '_model_state', '_train_state', *COUNTERS}
-_kinds = dict(history=list, metrics=dict, optimizer=(Optimizer, type(None)))
+def _fresh():
+    "What a model knows about its training, before there is any"
+    return dict(optimizer=None, scheduler=None, train_loader=None, valid_loader=None, learn=None, history=[], fp16=False,
+                metrics={'train': {}, 'valid': {}, 'test': {}}, model_state=None, train_state=None, _loaded={},
+                **dict.fromkeys(COUNTERS, 0))
+
+_training,_states = {*_fresh()},dict(model_state=MODEL_STATES, train_state=TRAIN_STATES)
+_kinds = dict(history=list, metrics=dict, optimizer=(torch.optim.Optimizer, type(None)))
 
 class Model(nn.Module):
     """An `nn.Module` that trains itself. Define `forward(..., targets=None)`, which returns `(output, loss)` or
-    `(output, loss, metrics)`, and `fetch_optimizer`."""
+    `(output, loss, metrics)`, and `fetch_optimizer`.
+
+    `model_state` tells what it is doing: `'train'`, `'valid'`, `'test'`; set it to `'end'` to stop after the epoch.
+    `train_state` is the last of the states that callbacks hear, such as `'epoch_end'`; setting it calls them."""
     # A scheduler steps after each 'batch' or each 'epoch'; or it goes by a number, such as 'valid_loss'
     step_scheduler_after,step_scheduler_metric = 'epoch',None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._reset()
+        vars(self).update(_fresh())
 
-    def _reset(self):
-        self.optimizer = self.scheduler = self.train_loader = self.valid_loader = self.learn = None
-        self.history,self.metrics,self.fp16 = [],{'train': {}, 'valid': {}, 'test': {}},False
-        self._callbacks,self._loaded,self._model_state,self._train_state = [],{},None,None
-        for k in COUNTERS: setattr(self, k, 0)
+    def __getstate__(self): return vars(self) | _fresh()
 
     def __setattr__(self, k, v):
         layer = isinstance(v, (nn.Module, nn.Parameter)) and (k in _training or hasattr(type(self), k))
         if layer or not isinstance(v, _kinds.get(k, object)):
             raise AttributeError(f"{k!r} means something else in a {type(self).__name__} already, and a "
                                  f"{type(v).__name__} can't take its place: choose another name, such as 'my_{k}'")
+        if k in _states: choice(k, v, _states[k])
         (object if k in _training else nn.Module).__setattr__(self, k, v)
-
-    def __getstate__(self): return {k: v for k,v in vars(self).items() if k not in _training}
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        self._reset()
+        for c in self.learn.callbacks if k=='train_state' and self.learn else ():
+            getattr(c, f'on_{v}', lambda model: None)(self)
 
     def fetch_optimizer(self): "Return the optimizer"
     def fetch_scheduler(self):
@@ -81,30 +79,25 @@ class Model(nn.Module):
     def model_fn(self, data)->tuple:
         """`(output, loss, metrics)` of `forward` for a batch: the keys of a dict are its arguments. Tensors are moved to
         the model's device; the batch itself stays as it is."""
-        for p in self.parameters():
-            data = to_device(data, p.device)
-            break
+        data = to_device(data, next((p.device for p in self.parameters()), torch.device('cpu')))
         named,net = hasattr(data, 'keys'),self.learn.model if self.learn and self.learn.fitting else self
         res = net(**data) if named else net(*data) if isinstance(data, (tuple, list)) else net(data)
         if not isinstance(res, tuple) or len(res) not in (2, 3):
-            got = f"{type(res).__name__}{f' of {len(res)}' if isinstance(res, tuple) else ''}"
-            raise TypeError(f"forward must return (output, loss) or (output, loss, metrics), not {got}")
-        if len(res)==3: return *res[:2],res[2] or {}
+            raise TypeError("forward must return (output, loss) or (output, loss, metrics), not "
+                            f"{type(res).__name__}{f' of {len(res)}' if isinstance(res, tuple) else ''}")
+        output,loss,*metrics = res
         y = data.get('targets') if named else columns(data)[-1]
-        return *res,({} if res[1] is None or y is None else self.monitor_metrics(res[0], y))
+        if not metrics and loss is not None and y is not None: metrics = [self.monitor_metrics(output, y)]
+        return output,loss,(metrics[0] if metrics else None) or {}
 
     def train_one_epoch(self, data_loader, device=None):
-        "A pass over the training data; returns its mean loss"
+        "A pass over the data; returns its mean loss"
         return self.learn.run_epoch(data_loader)
-    def validate_one_epoch(self, data_loader, device=None):
-        "A pass over the validation data; returns its mean loss"
-        return self.learn.run_epoch(data_loader)
+    validate_one_epoch = train_one_epoch
     def train_one_step(self, data, device=None):
-        "Predict, find the gradients, take a step; returns loss and metrics"
+        "Predict and compare; in training find the gradients and take a step. Returns loss and metrics."
         return self.learn.run_step(data)
-    def validate_one_step(self, data, device=None):
-        "Predict and compare; returns loss and metrics"
-        return self.learn.run_step(data)
+    validate_one_step = train_one_step
     def predict_one_step(self, data, device=None):
         "The output for a batch"
         return self.model_fn(data)[0]
@@ -112,28 +105,10 @@ class Model(nn.Module):
         "What `predict` gives for an output on the CPU"
         return map_tensors(lambda t: (t.float() if t.dtype==torch.bfloat16 else t).numpy(), output)
 
-    @property
-    def model_state(self):
-        "What it is doing: `'train'`, `'valid'`, `'test'`; set it to `'end'` to stop after the epoch"
-        return self._model_state
-    @model_state.setter
-    def model_state(self, v): self._model_state = choice('model_state', v, MODEL_STATES)
-
-    @property
-    def train_state(self):
-        "The last of the states that callbacks hear, such as `'epoch_end'`; setting it calls them"
-        return self._train_state
-    @train_state.setter
-    def train_state(self, v):
-        self._train_state = choice('train_state', v, TRAIN_STATES)
-        for c in self._callbacks: getattr(c, f'on_{v}', lambda model: None)(self)
-
 # %% ../nbs/61_trainable.ipynb #d3c070a8
-_redefinable = 'train_one_epoch','validate_one_epoch','train_one_step','validate_one_step','predict_one_step'
+_redefinable = 'train_one_epoch','validate_one_epoch','train_one_step','validate_one_step'
 
-def _given(loss, name, what):
-    if loss is None: raise TypeError(f"a method {name} of your own must return {what}, or call that of `super()`")
-    return loss
+def _call(f, x, device): return f(x, device) if 'device' in signature(f).parameters else f(x)
 
 class ModelLearner(Learner):
     "The learner in a `Model`: what is computed is the model's affair, and so is each pass or step that it redefines"
@@ -141,17 +116,14 @@ class ModelLearner(Learner):
         model:Model, # It makes the optimizer itself
         dls, # Has the loaders `train` and `valid`; `valid` may be `None`
         subs, # Subscribers that take part in every fit
-        device # Passed to redefined methods that have an argument `device`
+        device, # For redefined methods that have an argument `device`
+        callbacks=() # `Callback`s, which are told about states
     ):
-        super().__init__(model, dls, None, Optimizer, 0., subs)
-        self.trainable,self.history,self.scores,self.in_batch = model,model.history,{},False
-        own,self.methods = [],{}
-        for k in _redefinable:
-            f = getattr(model, k)
-            if getattr(f, '__func__', f) is not vars(Model)[k]: own.append(k.split('_')[-1])
-            self.methods[k] = partial(f, device=device) if 'device' in signature(f).parameters else f
-        if 'epoch' in own: self._one_epoch = self.own_epoch
-        if 'step' in own: self.one_batch = self.own_batch
+        super().__init__(model, dls, None, torch.optim.Optimizer, 0., subs)
+        self.trainable,self.history,self.device,self.callbacks = model,model.history,device,callbacks
+        self.scores,self.in_batch = {},False
+        if any(getattr(f := getattr(model, k), '__func__', f) is not vars(Model)[k] for k in _redefinable):
+            self._one_epoch,self.one_batch = self.own_epoch,self.own_batch
 
     def _checked(self, *args):
         epochs,self.validates,lr = res = super()._checked(*args)
@@ -159,23 +131,14 @@ class ModelLearner(Learner):
 
     def _set_opt(self, lr, keep_opt):
         m,search = self.trainable,not self.trains or searching(self)
-        self.before = m.optimizer if search else None
+        self.before = m.optimizer
         self.opt = m.optimizer if keep_opt and m.optimizer is not None else m.fetch_optimizer()
-        if not isinstance(self.opt, Optimizer):
+        if not isinstance(self.opt, torch.optim.Optimizer):
             raise TypeError(f"fetch_optimizer must return an optimizer, not {self.opt!r}: "
                             "def fetch_optimizer(self): return torch.optim.Adam(self.parameters(), lr=1e-3)")
         m.optimizer = self.opt
         if not search and 'optimizer' in m._loaded: self.opt.load_state_dict(m._loaded.pop('optimizer'))
         for g in self.opt.param_groups if lr else (): g['lr'] = lr # a learning-rate search
-
-    def one_epoch(self, train):
-        "One pass; after the last one of an epoch, the fit ends if the model's state says so"
-        m,n,cancelled = self.trainable,len(self.history),False
-        try: super().one_epoch(train)
-        except CancelFitException: cancelled = True
-        last = self.trains and not (train and self.validates)
-        if last and (not cancelled or len(self.history)>n): m.train_state = 'epoch_end'
-        if cancelled or last and m.model_state=='end': raise CancelFitException
 
     def predict(self):
         "Step 1: output, loss and metrics by `model_fn` of the model"
@@ -193,29 +156,32 @@ class ModelLearner(Learner):
     @PublishEvents('epoch')
     def own_epoch(self):
         "`_one_epoch` by the model's own method"
-        start,n,self.batch,self.in_batch = perf_counter(),len(self.history),None,False
+        start,n,self.batch,self.in_batch,self.ran = perf_counter(),len(self.history),(),False,False
         self.mean_loss.reset()
-        loss = self._own('epoch', self.dl)
+        loss = self._own('epoch', self.dl, 'the mean loss')
         if len(self.history)>n: return # by way of `super()`
-        if not (self.mean_loss.n or self.mean_loss.values): self.mean_loss.update(_given(loss, 'one_epoch', 'the mean loss'))
-        if self.batch is None: self.batch = ()
+        if not self.ran: self.mean_loss.update(loss)
         self._record(perf_counter()-start)
 
     @PublishEvents('batch')
     def own_batch(self):
         "`one_batch` by the model's own method"
-        self.preds,self.loss,self.scores,self.in_batch = None,None,{},True
-        res = self._own('step', self.batch)
+        self.preds,self.scores,self.in_batch,self.ran = None,{},True,False
+        res = self._own('step', self.batch, '(loss, metrics)')
         loss,self.scores = res if isinstance(res, tuple) else (res, self.scores)
-        if self.loss is not None: return # by way of `super()`
-        self.loss = _given(loss, 'one_step', '(loss, metrics)')
+        if self.ran: return # by way of `super()`
+        self.loss = loss
         self.mean_loss.update(loss, self.n_samples())
-        left_out = [type(s).__name__ for s in self.subs if isinstance(s, (GradAccumS, GradClipS)) or getattr(s, 'scaler', None)]
-        if self.training and not self.batch_idx and left_out:
-            warnings.warn(f"train_one_step takes its step by itself, without {', '.join(left_out)}: let it call "
+        lost = [type(s).__name__ for s in self.subs if isinstance(s, (GradAccumS, GradClipS)) or getattr(s, 'scaler', None)]
+        if lost and self.training and not self.batch_idx:
+            warnings.warn(f"train_one_step takes its step by itself, without {', '.join(lost)}: let it call "
                           "super().train_one_step(data), or do that part there")
 
-    def _own(self, level, data): return self.methods[f"{'train' if self.training else 'validate'}_one_{level}"](data)
+    def _own(self, level, data, what):
+        name = f"{'train' if self.training else 'validate'}_one_{level}"
+        res = _call(getattr(self.trainable, name), data, self.device)
+        if res is None and not self.ran: raise TypeError(f"{name} must return {what}, or call super().{name}")
+        return res
 
     def run_epoch(self, dl):
         "The loop over the batches of `dl`, within an epoch; returns its mean loss"
@@ -224,55 +190,52 @@ class ModelLearner(Learner):
         return self.history[-1]['loss']
 
     def run_step(self, data):
-        "Everything that is done with the batch `data`; returns loss and metrics"
-        self.batch = data
-        if self.in_batch: Learner.one_batch.__wrapped__(self)
-        else: # a loop of the model's own
-            self.batch_idx += 1
-            Learner.one_batch(self)
+        "Everything that is done with the batch `data`; returns loss and metrics. In a loop of the model's own, with events."
+        self.batch,self.batch_idx,self.ran = data,self.batch_idx+(not self.in_batch),True
+        (Learner.one_batch.__wrapped__ if self.in_batch else Learner.one_batch)(self)
         return self.loss,self.scores
 
 # %% ../nbs/61_trainable.ipynb #e7cdd610
 class ModelS(MetricsS):
-    "Keeps the counters, states and metrics of a `Model` while it is trained; its states call the callbacks"
-    def __init__(self): super().__init__() # the metrics come from `forward`
+    """Keeps the counters, states and metrics of a `Model` while it is trained; its states call the callbacks. What isn't
+    training (`learn.validate()`, a learning-rate search) is told to a copy of the model, and leaves no trace."""
     def before_fit(self, learn):
         super().before_fit(learn)
-        self.m,self.start,self.counts = learn.trainable,learn.trainable.current_epoch,learn.trains and not searching(learn)
-        self._tell('train_start')
-
-    def _tell(self, state):
-        if self.counts: self.m.train_state = state
+        self.m = learn.trainable if learn.trains and not searching(learn) else copy(learn.trainable)
+        self.start,self.m.train_state = self.m.current_epoch,'train_start'
 
     def before_epoch(self, learn):
-        self.metrics,self.mode = {},'train' if learn.training else 'valid'
+        self.metrics,self.mode,m = {},'train' if learn.training else 'valid',self.m
         super().before_epoch(learn)
-        if not self.counts: return
-        self.m.batch_index,self.m.current_epoch = -1,self.start+learn.epoch
-        if self.m.model_state!='end': self.m.model_state = self.mode
-        if learn.training: self._tell('epoch_start')
-        self._tell(f'{self.mode}_epoch_start')
+        self.last,m.batch_index,m.current_epoch = not (learn.training and learn.validates),-1,self.start+learn.epoch
+        if m.model_state!='end': m.model_state = self.mode
+        if learn.training: m.train_state = 'epoch_start'
+        m.train_state = f'{self.mode}_epoch_start'
 
     def before_batch(self, learn):
         self.m.batch_index += 1
-        self._tell(f'{self.mode}_step_start')
+        self.m.train_state = f'{self.mode}_step_start'
 
     def after_batch(self, learn):
         for k,v in learn.scores.items(): self.metrics.setdefault(k, RunningMean()).update(v, learn.n_samples())
-        if not self.counts: return
-        k = f'current_{self.mode}_step'
-        setattr(self.m, k, getattr(self.m, k)+1)
-        self._tell(f'{self.mode}_step_end')
+        steps = f'current_{self.mode}_step'
+        setattr(self.m, steps, getattr(self.m, steps)+1)
+        self.m.train_state = f'{self.mode}_step_end'
 
     def after_epoch(self, learn):
         super().after_epoch(learn)
         self.m.metrics[self.mode] = {k: learn.history[-1][k] for k in ('loss', *self.metrics)}
-        self._tell(f'{self.mode}_epoch_end')
-        if self.counts and not (learn.training and learn.validates): self.m.current_epoch += 1
+        self.m.train_state = f'{self.mode}_epoch_end'
+        self.m.current_epoch += self.last
 
-    def output(self, log): "Nothing is printed: that is for the progress bar"
+    def cleanup_epoch(self, learn):
+        if not self.last or sys.exc_info()[0] not in (None, CancelFitException): return # an error is on its way
+        self.m.train_state = 'epoch_end'
+        if self.m.model_state=='end': raise CancelFitException
+
     def cleanup_fit(self, learn):
-        if not self.counts: self.m.optimizer = learn.before # validation or a search has had one of its own
+        if self.m is not learn.trainable: learn.trainable.optimizer = learn.before
+    def output(self, log): "Nothing is printed: that is for the progress bar"
 
     def state_dict(self):
         "The counters of the model, the names of its metrics, and the epoch in which it began"
@@ -282,44 +245,32 @@ class ModelS(MetricsS):
     ):
         "Put the counters back, and make room for the metrics"
         self.metrics,self.start = {k: RunningMean() for k in state['metrics']},state['start']
-        for k in COUNTERS: setattr(self.m, k, state[k])
+        vars(self.m).update({k: state[k] for k in COUNTERS})
 
 # %% ../nbs/61_trainable.ipynb #d9905471
-def _loader(ds, batch_size, shuffle, sampler, collate_fn, n_jobs, seed, device, split):
+def _loader(ds, batch_size, shuffle, sampler, collate_fn, n_jobs, seed, split, pin=False):
     "`ds` itself if it is a loader already, else one for it"
     whole('n_jobs', n_jobs)
-    rows = hasattr(ds, '__getitem__') or isinstance(ds, IterableDataset)
-    if ds is None or isinstance(ds, DataLoader) or not rows: return ds
+    rows = hasattr(ds, '__getitem__') or isinstance(ds, torch.utils.data.IterableDataset)
+    if not rows or isinstance(ds, torch.utils.data.DataLoader): return ds
     return DataLoaders.from_datasets(ds, None, batch_size, collate_fn, shuffle=shuffle, sampler=sampler, num_workers=n_jobs,
-                                     seed=seed, pin_memory=device.type=='cuda', splits=(split,split)).train
+                                     seed=seed, pin_memory=pin, splits=(split,split)).train
 
 def _scheduler_sub(model):
     "A `SchedulerS` that makes its scheduler by `fetch_scheduler`"
     metric = model.step_scheduler_metric
-    after = choice('step_scheduler_after', model.step_scheduler_after, ('batch', 'epoch'))
+    step = 'loss' if metric else choice('step_scheduler_after', model.step_scheduler_after, ('batch', 'epoch'))
     def make(opt, **kwargs):
-        s = model.scheduler = model.fetch_scheduler(**kwargs)
-        if isinstance(s, ReduceLROnPlateau) and not metric:
+        model.scheduler = model.fetch_scheduler(**kwargs)
+        if isinstance(model.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) and not metric:
             raise ValueError("ReduceLROnPlateau goes by a number: set self.step_scheduler_metric = 'valid_loss'")
-        return s
-    knows = 'total_steps' in signature(model.fetch_scheduler).parameters
-    sub = SchedulerS((lambda opt, total_steps: make(opt, total_steps=total_steps)) if knows else make,
-                     'loss' if metric else after, monitor=metric or 'valid_loss')
+        return model.scheduler
+    make.__signature__ = signature(model.fetch_scheduler) # does it want to know `total_steps`?
+    sub = SchedulerS(make, step, monitor=metric or 'valid_loss')
     if 'scheduler' in model._loaded:
-        now = [g['lr'] for g in model._loaded['optimizer']['param_groups']]
-        sub.load_state_dict(dict(scheduler=model._loaded.pop('scheduler'), lrs=[], now=now))
+        sub.load_state_dict(dict(scheduler=model._loaded.pop('scheduler'), lrs=[],
+                                 now=[g['lr'] for g in model._loaded['optimizer']['param_groups']]))
     return sub
-
-def _fit_subs(model, device, subs, callbacks, progress, fp16, bf16, accumulation_steps, clip_grad_norm):
-    "The subscribers of a fit"
-    if fp16 and bf16: raise ValueError("fp16 and bf16 are both set: choose one")
-    given = [*check_subs(subs), *(c for c in callbacks if hasattr(instance('a callback', c), 'order'))]
-    res = [ModelS(), DeviceS(device), _scheduler_sub(model)]
-    if accumulation_steps!=1: res.append(GradAccumS(accumulation_steps))
-    if fp16 or bf16: res.append(MixedPrecisionS(torch.float16 if fp16 else torch.bfloat16))
-    if clip_grad_norm is not None: res.append(GradClipS(clip_grad_norm))
-    if progress and not any(isinstance(s, ProgressS) for s in given): res.append(ProgressS())
-    return res+given
 
 # %% ../nbs/61_trainable.ipynb #0b16495e
 @patch
@@ -350,31 +301,37 @@ def fit(self:Model,
 ):
     """Train, and validate after each epoch. The results are in `metrics` and `history`. Raises `ValueError` or
     `TypeError` on bad arguments before anything is touched."""
-    ready,device = (self.train_loader, self.valid_loader),default_device() if device is None else torch.device(device)
-    bs = batch_size if train_bs is None else train_bs
-    train_dl = ready[0] or _loader(train_dataset, bs, train_shuffle, train_sampler, train_collate_fn, n_jobs, seed, device,
-                                   'train')
-    valid_dl = ready[1] or _loader(valid_dataset, bs if valid_bs is None else valid_bs, valid_shuffle, valid_sampler,
-                                   valid_collate_fn, n_jobs, None if seed is None else seed+1, device, 'valid')
-    subs = _fit_subs(self, device, subs, callbacks, progress, fp16, bf16, accumulation_steps, clip_grad_norm)
-    learn = ModelLearner(self, DataLoaders(train_dl, valid_dl), subs, device)
+    if fp16 and bf16: raise ValueError("fp16 and bf16 are both set: choose one")
+    device = default_device() if device is None else torch.device(device)
+    bs,pin = batch_size if train_bs is None else train_bs,device.type=='cuda'
+    train_dl = self.train_loader or _loader(train_dataset, bs, train_shuffle, train_sampler, train_collate_fn, n_jobs, seed,
+                                            'train', pin)
+    valid_dl = self.valid_loader or _loader(valid_dataset, bs if valid_bs is None else valid_bs, valid_shuffle, valid_sampler,
+                                            valid_collate_fn, n_jobs, None if seed is None else seed+1, 'valid', pin)
+    given = [*check_subs(subs), *(c for c in callbacks if hasattr(instance('a callback', c), 'order'))]
+    subs = [ModelS(), DeviceS(device), _scheduler_sub(self),
+            *([] if accumulation_steps==1 else [GradAccumS(accumulation_steps)]),
+            *([MixedPrecisionS(torch.float16 if fp16 else torch.bfloat16)] if fp16 or bf16 else []),
+            *([] if clip_grad_norm is None else [GradClipS(clip_grad_norm)]),
+            *([ProgressS()] if progress and not any(isinstance(s, ProgressS) for s in given) else []), *given]
+    learn = ModelLearner(self, DataLoaders(train_dl, valid_dl), subs, device, [c for c in callbacks if c not in given])
     learn._checked(epochs, True, valid_dl is not None, [], None)
-    self.learn,self.fp16,self._model_state = learn,fp16,None
-    self._callbacks = [c for c in callbacks if not hasattr(c, 'order')]
+    self.learn,self.fp16,self.model_state = learn,fp16,'train'
     self.to(device)
-    try:
-        self.train_loader,self.valid_loader = train_dl,valid_dl
-        learn.fit(epochs, valid=learn.validates, keep_opt=keep_opt)
-        self.train_state = 'train_end'
-    except BaseException:
-        self._callbacks = []
-        raise
-    finally: self.train_loader,self.valid_loader = ready
+    learn.fit(epochs, valid=learn.validates, keep_opt=keep_opt)
+    self.train_state = 'train_end'
 
 # %% ../nbs/61_trainable.ipynb #b9e80203
 class _Predictor(ModelLearner):
     "A learner that predicts by `predict_one_step` of the model"
-    def predict(self): self.preds = self.methods['predict_one_step'](self.batch)
+    def predict(self):
+        m = self.trainable
+        before = dict(model_state=m.model_state, train_state=m.train_state)
+        m.model_state,m.train_state = 'test','test_step_start'
+        try: self.preds = _call(m.predict_one_step, self.batch, self.device)
+        finally:
+            m.train_state = 'test_step_end'
+            vars(m).update(before)
 
 @patch
 def predict(self:Model,
@@ -385,32 +342,21 @@ def predict(self:Model,
     collate_fn=None # Rows → batch
 ):
     "A generator of outputs, batch by batch, in the order of `dataset`"
-    device = next((p.device for p in self.parameters()), torch.device('cpu'))
     subs = [s for s in self.learn.subs if not isinstance(s, (ModelS, DeviceS))] if self.learn else []
-    dl = _loader(dataset, batch_size, False, sampler, collate_fn, n_jobs, 0, torch.device('cpu'), 'test')
-    learn = _Predictor(self, None, subs, device)
-    def outputs():
-        for b in uncounted(dl):
-            before = self._model_state,self._train_state
-            self.model_state,self.train_state = 'test','test_step_start'
-            try: res = learn._predict_batch(b)
-            finally:
-                self.train_state = 'test_step_end'
-                self._model_state,self._train_state = before
-            yield self.process_output(res)
-    return outputs()
+    learn = _Predictor(self, None, subs, next((p.device for p in self.parameters()), torch.device('cpu')))
+    dl = _loader(dataset, batch_size, False, sampler, collate_fn, n_jobs, 0, 'test')
+    return (self.process_output(o) for o in learn.iter_preds(dl))
 
 # %% ../nbs/61_trainable.ipynb #f62bb949
-def _state(o): return None if o is None else o.state_dict()
-
 @patch
 def save(self:Model,
     path:str|Path, # The file, replaced in one step
     weights_only=False # Only the weights, as a plain `state_dict`?
 ):
     "Save the model; for `load`. Raises `OSError` that names the path; an old file is then intact."
-    state = dict(state_dict=self.state_dict(), optimizer=_state(self.optimizer), scheduler=_state(self.scheduler),
-                 fp16=bool(self.fp16), epoch=self.current_epoch, counters={k: getattr(self, k) for k in COUNTERS})
+    parts = {k: o and o.state_dict() for k,o in dict(optimizer=self.optimizer, scheduler=self.scheduler).items()}
+    state = dict(parts, state_dict=self.state_dict(), fp16=bool(self.fp16), epoch=self.current_epoch,
+                 counters={k: getattr(self, k) for k in COUNTERS})
     write_file(storable(state['state_dict'] if weights_only else state), path)
 
 @patch
@@ -426,10 +372,10 @@ def load(self:Model,
     if not full and not weights_only:
         raise ValueError(f"{path} holds weights only, no optimizer and epoch: load them with weights_only=True")
     load_weights(self, d['state_dict'] if full else d, str(path))
-    if device is not None: self.to(device)
-    if weights_only: return
-    self.fp16,self._loaded = d['fp16'],{k: revived(d[k]) for k in ('optimizer', 'scheduler') if d[k]}
-    for k,v in d['counters'].items(): setattr(self, k, v)
+    self.to(device=device)
+    if not weights_only:
+        loaded = {k: revived(d[k]) for k in ('optimizer', 'scheduler') if d[k]}
+        vars(self).update(d['counters'], fp16=d['fp16'], _loaded=loaded)
 
 # %% ../nbs/61_trainable.ipynb #bf6210e5
 class EarlyStopping(EarlyStoppingS):
@@ -446,8 +392,7 @@ class EarlyStopping(EarlyStoppingS):
         self.model_path,self.save_weights_only = model_path,save_weights_only
 
     def after_epoch(self, learn):
-        was = getattr(self, 'best_epoch', None)
         try: super().after_epoch(learn)
         except CancelFitException: learn.trainable.model_state = 'end'
-        if self.model_path and self.active and self.best_epoch!=was:
+        if self.model_path and self.active and self.best_epoch==learn.epoch:
             learn.trainable.save(self.model_path, self.save_weights_only)
