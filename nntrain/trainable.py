@@ -130,14 +130,13 @@ class ModelLearner(Learner):
         return res
 
     def _set_opt(self, lr, keep_opt):
-        m,search = self.trainable,not self.trains or searching(self)
-        self.before = m.optimizer
-        self.opt = m.optimizer if keep_opt and m.optimizer is not None else m.fetch_optimizer()
+        m,self.before = self.trainable,self.trainable.optimizer
+        self.opt = self.before if keep_opt and self.before else m.fetch_optimizer()
         if not isinstance(self.opt, torch.optim.Optimizer):
             raise TypeError(f"fetch_optimizer must return an optimizer, not {self.opt!r}: "
                             "def fetch_optimizer(self): return torch.optim.Adam(self.parameters(), lr=1e-3)")
         m.optimizer = self.opt
-        if not search and 'optimizer' in m._loaded: self.opt.load_state_dict(m._loaded.pop('optimizer'))
+        if 'optimizer' in m._loaded and not searching(self): self.opt.load_state_dict(m._loaded.pop('optimizer'))
         for g in self.opt.param_groups if lr else (): g['lr'] = lr # a learning-rate search
 
     def predict(self):
@@ -156,49 +155,51 @@ class ModelLearner(Learner):
     @PublishEvents('epoch')
     def own_epoch(self):
         "`_one_epoch` by the model's own method"
-        start,n,self.batch,self.in_batch,self.ran = perf_counter(),len(self.history),(),False,False
+        start,rows,self.batch,self.in_batch = perf_counter(),len(self.history),(),False
         self.mean_loss.reset()
-        loss = self._own('epoch', self.dl, 'the mean loss')
-        if len(self.history)>n: return # by way of `super()`
-        if not self.ran: self.mean_loss.update(loss)
-        self._record(perf_counter()-start)
+        self._own('epoch', self.dl, 1)
+        if len(self.history)==rows: self._record(perf_counter()-start) # without `super()`
 
     @PublishEvents('batch')
     def own_batch(self):
         "`one_batch` by the model's own method"
-        self.preds,self.scores,self.in_batch,self.ran = None,{},True,False
-        res = self._own('step', self.batch, '(loss, metrics)')
-        loss,self.scores = res if isinstance(res, tuple) else (res, self.scores)
-        if self.ran: return # by way of `super()`
-        self.loss = loss
-        self.mean_loss.update(loss, self.n_samples())
+        self.preds,self.scores,self.in_batch = None,{},True
+        self._own('step', self.batch, self.n_samples())
         lost = [type(s).__name__ for s in self.subs if isinstance(s, (GradAccumS, GradClipS)) or getattr(s, 'scaler', None)]
-        if lost and self.training and not self.batch_idx:
+        if lost and self.training and not (self.ran or self.batch_idx):
             warnings.warn(f"train_one_step takes its step by itself, without {', '.join(lost)}: let it call "
                           "super().train_one_step(data), or do that part there")
 
-    def _own(self, level, data, what):
-        name = f"{'train' if self.training else 'validate'}_one_{level}"
+    def _own(self, level, data, n):
+        "Call the model's own method; if it did without `super()`, take over what it returned"
+        self.ran,name = False,f"{'train' if self.training else 'validate'}_one_{level}"
         res = _call(getattr(self.trainable, name), data, self.device)
-        if res is None and not self.ran: raise TypeError(f"{name} must return {what}, or call super().{name}")
-        return res
+        loss,self.scores = res if isinstance(res, tuple) else (res, self.scores)
+        if self.ran: return
+        if loss is None: raise TypeError(f"{name} must return its loss, or (loss, metrics), or call super().{name}")
+        self.loss = loss
+        self.mean_loss.update(loss, n)
 
     def run_epoch(self, dl):
         "The loop over the batches of `dl`, within an epoch; returns its mean loss"
         self.dl = dl
         Learner._one_epoch.__wrapped__(self)
+        self.ran = True
         return self.history[-1]['loss']
 
     def run_step(self, data):
         "Everything that is done with the batch `data`; returns loss and metrics. In a loop of the model's own, with events."
-        self.batch,self.batch_idx,self.ran = data,self.batch_idx+(not self.in_batch),True
+        self.batch,self.batch_idx = data,self.batch_idx+(not self.in_batch)
         (Learner.one_batch.__wrapped__ if self.in_batch else Learner.one_batch)(self)
+        self.ran = True
         return self.loss,self.scores
 
 # %% ../nbs/61_trainable.ipynb #e7cdd610
 class ModelS(MetricsS):
     """Keeps the counters, states and metrics of a `Model` while it is trained; its states call the callbacks. What isn't
     training (`learn.validate()`, a learning-rate search) is told to a copy of the model, and leaves no trace."""
+    def __init__(self): super().__init__() # the metrics come from the model
+
     def before_fit(self, learn):
         super().before_fit(learn)
         self.m = learn.trainable if learn.trains and not searching(learn) else copy(learn.trainable)
@@ -234,7 +235,7 @@ class ModelS(MetricsS):
         if self.m.model_state=='end': raise CancelFitException
 
     def cleanup_fit(self, learn):
-        if self.m is not learn.trainable: learn.trainable.optimizer = learn.before
+        if learn.trains and self.m is not learn.trainable: learn.trainable.optimizer = learn.before
     def output(self, log): "Nothing is printed: that is for the progress bar"
 
     def state_dict(self):
@@ -251,8 +252,8 @@ class ModelS(MetricsS):
 def _loader(ds, batch_size, shuffle, sampler, collate_fn, n_jobs, seed, split, pin=False):
     "`ds` itself if it is a loader already, else one for it"
     whole('n_jobs', n_jobs)
-    rows = hasattr(ds, '__getitem__') or isinstance(ds, torch.utils.data.IterableDataset)
-    if not rows or isinstance(ds, torch.utils.data.DataLoader): return ds
+    is_loader = isinstance(ds, torch.utils.data.DataLoader) or not hasattr(ds, '__getitem__')
+    if is_loader and not isinstance(ds, torch.utils.data.IterableDataset): return ds
     return DataLoaders.from_datasets(ds, None, batch_size, collate_fn, shuffle=shuffle, sampler=sampler, num_workers=n_jobs,
                                      seed=seed, pin_memory=pin, splits=(split,split)).train
 
