@@ -164,13 +164,13 @@ class ModelLearner(Learner):
     def own_batch(self):
         "`one_batch` by the model's own method"
         self.preds,self.scores,self.in_batch = None,{},True
-        self._own('step', self.batch, self.n_samples())
+        self._own('step', self.batch)
         lost = [type(s).__name__ for s in self.subs if isinstance(s, (GradAccumS, GradClipS)) or getattr(s, 'scaler', None)]
         if lost and self.training and not (self.ran or self.batch_idx):
             warnings.warn(f"train_one_step takes its step by itself, without {', '.join(lost)}: let it call "
                           "super().train_one_step(data), or do that part there")
 
-    def _own(self, level, data, n):
+    def _own(self, level, data, n=None):
         "Call the model's own method; if it did without `super()`, take over what it returned"
         self.ran,name = False,f"{'train' if self.training else 'validate'}_one_{level}"
         res = _call(getattr(self.trainable, name), data, self.device)
@@ -178,7 +178,7 @@ class ModelLearner(Learner):
         if self.ran: return
         if loss is None: raise TypeError(f"{name} must return its loss, or (loss, metrics), or call super().{name}")
         self.loss = loss
-        self.mean_loss.update(loss, n)
+        self.mean_loss.update(loss, n or self.n_samples())
 
     def run_epoch(self, dl):
         "The loop over the batches of `dl`, within an epoch; returns its mean loss"
