@@ -74,7 +74,7 @@ class Subscriber:
         "The fit is over, however it ended: put everything back."
 
 _levels = dict(fit=0, epoch=1, batch=2)
-EVENTS = {e: _levels.get(e.split('_')[1], 3) for e in vars(Subscriber) if e.startswith(('before_', 'after_', 'cleanup_'))}
+EVENTS = {e: _levels.get(e.split('_')[1], 3) for e in vars(Subscriber) if re.match('before|after|cleanup', e)}
 
 # %% ../nbs/20_events.ipynb #a186dd9d
 class Listeners(dict):
@@ -101,7 +101,8 @@ def _note_event(e, event, f):
 
 # %% ../nbs/20_events.ipynb #899de792
 class _Bound:
-    "The listeners of an object's `subs`, bound again when these are other objects. A fit keeps its own in the instance."
+    """The listeners of an object's `subs`, bound again when these are other objects. A fit keeps its own in the
+    instance."""
     def __get__(self, publisher, cls=None):
         if publisher is None: return self
         ls = vars(publisher).get('_listeners')
@@ -137,7 +138,7 @@ class Publisher:
 # %% ../nbs/20_events.ipynb #259172ec
 class PublishEvents:
     "Run the decorated method between `before_{name}` and `after_{name}`; `cleanup_{name}` follows however it ends"
-    cancels = dict(fit=CancelFitException, epoch=CancelEpochException, batch=CancelBatchException, step=CancelStepException)
+    cancels = dict(zip(('fit', 'epoch', 'batch', 'step'), CANCELS))
     def __init__(self,
         name:str # `'fit'`, `'epoch'`, `'batch'`, `'step'`, or a name of your own; only these four can be cancelled
     ): self.name = name
@@ -182,7 +183,8 @@ def show_events(
 
 # %% ../nbs/20_events.ipynb #04c8cc91
 _event = re.compile(r'(before|after|cleanup)_\w+$')
-_foreign = re.compile('on_(?:train_)?(?:(fit|epoch|batch)_)?(begin|start|end)|begin_(fit|epoch|batch)') # other libraries' names
+# as other libraries call their events
+_foreign = re.compile('on_(?:train_)?(?:(fit|epoch|batch)_)?(begin|start|end)|begin_(fit|epoch|batch)')
 _steps = 'predict','get_loss','backward','step','zero_grad'
 
 def _meant(name, known):
@@ -199,7 +201,7 @@ def _methods(s):
 
 def check_names(
     learn:Publisher, # Its subscribers are looked at, after at least one pass
-    sure:bool=False # Only names that are close to that of an event, which may be published later?
+    sure:bool=True # Names close to that of an event, and steps? If not, all others: they may be published later
 ):
     "Warn about methods of subscribers that look like events, or like steps, and that nobody has called"
     known = [*EVENTS, *(e for e in learn.listeners if e not in EVENTS)]
@@ -207,11 +209,12 @@ def check_names(
         for name,f in _methods(s).items():
             if name in known or hasattr(Subscriber, name): continue
             why = f"{type(s).__name__}.{name} is never called: "
-            if name in _steps and f.__code__.co_varnames[:f.__code__.co_argcount]==('self', 'learn'):
-                warnings.warn(f"{why}it is a step, not an event. Steps are overridden in a subclass of Learner.", stacklevel=2)
-            elif near := _meant(name, known):
+            if sure and name in _steps and f.__code__.co_varnames[:f.__code__.co_argcount]==('self', 'learn'):
+                warnings.warn(f"{why}it is a step, not an event. Steps are overridden in a subclass of Learner.",
+                              stacklevel=2)
+            elif sure and (near := _meant(name, known)):
                 warnings.warn(f"{why}no event has that name. Did you mean `{near}`?", stacklevel=2)
-            elif near=='' and not sure:
+            elif not sure and _meant(name, known)=='':
                 warnings.warn(f"{why}no event of that name was published. show_events(learn) lists them.", stacklevel=2)
 
 # %% ../nbs/20_events.ipynb #9d072c08
@@ -231,8 +234,8 @@ def check_subs(
         if not isinstance(s.order, (int, float)):
             raise TypeError(f"{name}.order must be a number, not {s.order!r}: try MetricsS.order + 1")
         if any(s is o for o in subs[:i]):
-            raise ValueError(f"subs holds the same {name} twice, and each event would call it twice: leave one out (those "
-                             "of the learner take part in every fit), or make a second one")
+            raise ValueError(f"subs holds the same {name} twice, and each event would call it twice: leave one out "
+                             "(those of the learner take part in every fit), or make a second one")
         for event,f in _methods(s).items():
             if event in EVENTS and f.__code__.co_argcount < 2 and not f.__code__.co_flags & 4: # 4: it takes *args
                 raise TypeError(f"{name}.{event} must take the learner: write `def {event}(self, learn)`")
