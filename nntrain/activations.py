@@ -18,8 +18,8 @@ from .transforms import NormalizationS
 
 # %% ../nbs/51_activations.ipynb #4ed96238
 class ActivationStatsS(Subscriber):
-    """Keeps mean, standard deviation, histogram and share of zeros per unit of the outputs of `modules`, at each training
-    batch. Raises `TypeError` or `ValueError` on modules that aren't torch's, or a wrong `every`."""
+    """Keeps mean, standard deviation, histogram and share of zeros per unit of the outputs of `modules`, at each
+    training batch. Raises `TypeError` or `ValueError` on modules that aren't torch's, or a wrong `every`."""
     hooks,i,recording = (),0,False
     def __init__(self,
         modules, # The modules to watch, such as `learn.model` if it is a `Sequential`, or a list of layers
@@ -30,7 +30,8 @@ class ActivationStatsS(Subscriber):
         self.modules,self.every,self.limit,self.bins = list(modules),whole('every', every, 1, 'batches'),limit,bins
         for m in self.modules:
             if not isinstance(m, nn.Module):
-                raise TypeError(f"modules must be torch modules, not {m!r}: give list(model.children()), or a list of layers")
+                raise TypeError(f"modules must be torch modules, not {m!r}: "
+                                "give list(model.children()), or a list of layers")
 
     def before_fit(self, learn):
         if not learn.trains or searching(learn): return
@@ -94,7 +95,7 @@ class ActivationStatsS(Subscriber):
         binary:bool=False, # Only tell units that gave nothing but zeros from the others?
         figsize:tuple=None # Width and height in inches; `None` chooses by the number of layers
     ):
-        "Plot for each unit (row) and batch the share of zeros; with `binary` only whether it was all. Returns the axes."
+        "Plot for each unit (row) and batch the share of zeros; with `binary` whether it was all. Returns the axes."
         data = [(d==1).float() if binary else d for d in self.get(3)]
         return self._images(data, figsize, 'Greys', 'unit', vmin=0, vmax=1)
 

@@ -23,13 +23,13 @@ from .events import EVENTS,CancelFitException,Subscriber
 from .learner import Learner
 from .predict import aside
 
-# %% ../nbs/50_inspect.ipynb #71ce0999
+# %% ../nbs/50_inspect.ipynb #f04eaceb
 def run_aside(
     learn:Learner, # A learner; its model, data, optimizer and history stay as they are
     batches, # A loader, or a list of batches
     *subs # Subscribers that watch
 ):
-    "Run `batches` through `learn` as in validation. Nothing is trained, printed or recorded. Raises as `learn.fit` does."
+    "Run `batches` through `learn` as in validation; nothing is trained, printed or recorded. Raises as `fit` does."
     with aside(learn, quiet=True, dls=SimpleNamespace(train=None, valid=batches)):
         learn.fit(1, train=False, subs=list(subs))
 
@@ -68,9 +68,9 @@ def macs(
 )->int:
     "Multiply-adds for one sample, of linear layers and convolutions; 0 for everything else"
     if isinstance(layer, nn.Linear): return layer.weight.numel()*(y.numel()//layer.out_features)//len(y)
-    if isinstance(layer, nn.modules.conv._ConvTransposeNd): return layer.weight.numel()*math.prod(x.shape[2:])
-    if isinstance(layer, nn.modules.conv._ConvNd): return layer.weight.numel()*math.prod(y.shape[2:])
-    return 0
+    if not isinstance(layer, nn.modules.conv._ConvNd): return 0
+    places = x if layer.transposed else y # a transposed convolution multiplies at each place of its input
+    return layer.weight.numel()*math.prod(places.shape[2:])
 
 def _tensor(o):
     "The first tensor in `o`"
@@ -125,8 +125,8 @@ def text_table(
 )->str:
     "The rows as lines of text in which the columns are aligned"
     widths = [max(map(len, column)) for column in zip(*rows)]
-    def line(row): return '  '.join(c.ljust(w) if i < left else c.rjust(w) for i,(c,w) in enumerate(zip(row, widths)))
-    return '\n'.join(line(row).rstrip() for row in rows)
+    forms = [f'{{:{"<" if i < left else ">"}{w}}}' for i,w in enumerate(widths)]
+    return '\n'.join('  '.join(forms).format(*row).rstrip() for row in rows)
 
 class Summary:
     "The layers of a model as a table"
@@ -212,14 +212,11 @@ class TimerS(Subscriber):
         import matplotlib.pyplot as plt
         if not self.rows: raise ValueError("there is nothing to plot: give TimerS to a fit first")
         ax = plt.subplots(figsize=(7, .35*len(self.rows)+1.2))[1] if ax is None else ax
-        left = torch.zeros(len(self.rows))
-        for part in self.columns:
-            seconds = torch.tensor([r[part] for r in self.rows])
-            ax.barh(range(len(seconds)), seconds, left=left, label=part)
-            left += seconds
-        ax.set_yticks(range(len(left)), [f"{r['epoch']} {r['mode']}" for r in self.rows])
-        ax.invert_yaxis()
-        ax.set_xlabel('seconds')
+        labels = [f"{r['epoch']} {r['mode']}" for r in self.rows]
+        seconds = torch.tensor([[r[part] for r in self.rows] for part in self.columns])
+        for part,width,end in zip(self.columns, seconds, seconds.cumsum(0)):
+            ax.barh(range(len(labels)), width, left=end-width, label=part)
+        ax.set(xlabel='seconds', yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels)-.4, -.6))
         ax.legend(fontsize=8, ncols=4, loc='lower center', bbox_to_anchor=(.5, 1))
         return ax
 
@@ -244,13 +241,9 @@ class ShortRunS(Subscriber):
 
     def before_fit(self, learn): self.batches = None
 
-    def before_epoch(self, learn): learn.dl = self.shortened(learn.dl, keep=self.same and learn.training)
-
-    def shortened(self, dl, keep):
-        "The first batches of `dl`; with `keep` those of the first call"
-        if not keep: return _First(dl, self.n)
-        if self.batches is None: self.batches = list(_First(dl, self.n))
-        return self.batches
+    def before_epoch(self, learn):
+        learn.dl = _First(learn.dl, self.n)
+        if self.same and learn.training: learn.dl = self.batches = self.batches or list(learn.dl)
 
 # %% ../nbs/50_inspect.ipynb #b3b9823e
 _all_ = ['ActivationStatsS', 'Mistake', 'PredictionsS', 'Finding', 'Findings']

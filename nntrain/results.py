@@ -34,12 +34,12 @@ def check_classes(
     "Raise `ValueError` unless `preds` has a number for each class, and `y` one class for each sample"
     shapes = [tuple(getattr(o, 'shape', ())) for o in (preds, y)]
     if len(shapes[0])!=2 or shapes[0][1] < 2 or shapes[1]!=shapes[0][:1] or y.is_floating_point():
-        raise ValueError(f"predictions of shape {shapes[0]} and targets of shape {shapes[1]} aren't those of a classifier: this "
-                         "is for models that have a number for each class, and whole numbers as targets, one class per sample")
+        raise ValueError(f"predictions of shape {shapes[0]} and targets of shape {shapes[1]} aren't those of a "
+                         "classifier: it has a number for each class, and one class per sample, a whole number")
 
 class PredictionsS(Subscriber):
-    """Keeps targets, predicted classes and the `k` samples with the largest losses of a pass. Raises `ValueError` if the
-    model isn't a classifier."""
+    """Keeps targets, predicted classes and the `k` samples with the largest losses of a pass. Raises `ValueError` if
+    the model isn't a classifier."""
     order = 100 # after whatever changes predictions
     def __init__(self,
         k:int=0 # How many samples to keep with loss and input; 0 computes no losses
@@ -75,8 +75,7 @@ def as_picture(
 )->torch.Tensor|None:
     "`x` as a picture (channels, height, width) of numbers from 0 to 1; `None` if it can't be one"
     x,side = x.detach().float().cpu(),math.isqrt(x.numel())
-    if x.ndim==1 and side*side==x.numel(): x = x.view(side, side)
-    if x.ndim==2: x = x[None]
+    if x.ndim==2 or x.ndim==1 and side*side==x.numel(): x = x.view(1, *(x.shape if x.ndim==2 else (side, side)))
     if x.ndim!=3 or x.shape[0] not in (1, 3): return None
     return (x-x.min())/(x.max()-x.min()).clamp(min=1e-12)
 
@@ -90,7 +89,8 @@ def confusion_matrix(
     learn:Learner, # The learner; `learn.confusion_matrix(...)` is the same
     dl=None # A loader; `None` takes the validation data
 )->torch.Tensor:
-    "How often each class (row) was predicted as each class (column). Raises `ValueError` if the model isn't a classifier."
+    """How often each class (row) was predicted as each class (column). Raises `ValueError` if the model isn't a
+    classifier."""
     ps = _predictions(learn, dl)
     preds,targets = torch.cat(ps.preds).cpu(),torch.cat(ps.targets).long().cpu()
     n = max(ps.n_classes, int(targets.max())+1)
@@ -102,8 +102,8 @@ def plot_confusion(
     names=None, # Names of the classes; `None` finds them
     ax=None # Matplotlib axes to draw on; `None` makes new ones
 ):
-    """Plot the confusion matrix; colours show shares of a row, numbers are counts. Returns the axes. Raises `ValueError` as
-    `confusion_matrix` does."""
+    """Plot the confusion matrix; colours show shares of a row, numbers are counts. Returns the axes. Raises
+    `ValueError` as `confusion_matrix` does."""
     import matplotlib.pyplot as plt
     cm = confusion_matrix(learn, dl)
     n,names = len(cm),_names(learn, names, len(cm))
@@ -131,7 +131,7 @@ def _grid(xs, targets, preds, names, more=''):
     titles = [a+arrow+b+m for (a,b),m in zip(pairs, more or ['']*len(ims))]
     cols,height = min(8, len(ims)),1.5+.15*titles[0].count('\n')
     _,axs = show_images(ims, ncols=cols, figsize=(1.35*cols, height*math.ceil(len(ims)/cols)))
-    for ax,title,a,b in zip(axs.flat, titles, targets, preds): ax.set_title(title, fontsize=8, color='k' if a==b else 'C3')
+    for ax,t,a,b in zip(axs.flat, titles, targets, preds): ax.set_title(t, fontsize=8, color='k' if a==b else 'C3')
     return axs
 
 def top_losses(
@@ -150,8 +150,8 @@ def plot_top_losses(
     dl=None, # A loader; `None` takes the validation data
     names=None # Names of the classes; `None` finds them
 ):
-    """Pictures of the `k` samples with the largest loss: true class → prediction, how sure it was, and the loss. Returns the
-    axes. Raises `ValueError` if the inputs aren't pictures, or the model isn't a classifier."""
+    """Pictures of the `k` samples with the largest loss: true class → prediction, how sure it was, and the loss.
+    Returns the axes. Raises `ValueError` if the inputs aren't pictures, or the model isn't a classifier."""
     top = top_losses(learn, k, dl)
     targets,preds = [m.target for m in top],[m.pred for m in top]
     names = _names(learn, names, max(targets+preds)+1)
@@ -162,8 +162,8 @@ def show_results(
     n:int=16, # How many samples
     names=None # Names of the classes; `None` finds them
 ):
-    """Pictures of the first validation samples with true class → prediction, mistakes in red. Returns the axes. Raises
-    `ValueError` as `plot_top_losses` does."""
+    """Pictures of the first validation samples with true class → prediction, mistakes in red. Returns the axes.
+    Raises `ValueError` as `plot_top_losses` does."""
     batch = first_batches(learn.dls.valid)
     ps = _predictions(learn, batch)
     targets,preds = (o[0][:n].tolist() for o in (ps.targets, ps.preds))
