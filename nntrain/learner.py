@@ -294,7 +294,7 @@ def no_trace(
     model,own = learn.model,learn.subs
     modules = model.modules() if hasattr(model, 'modules') else [model]
     modes = [(m, m.training) for m in modules if hasattr(m, 'training')]
-    added = [FirstPassS(), *([] if any(isinstance(s, NaNStopS) for s in (*own, *subs)) else [NaNStopS(every=256)])]
+    added = [FirstPassS(), *([] if any(isinstance(s, NaNStopS) for s in (*own, *subs)) else [NaNStopS(every=0)])]
     learn.subs = _FitSubs([*added, *own, *subs])
     learn.listeners,learn.epoch,learn.batch_idx,learn.fitting = Listeners(learn.subs),0,-1,True
     for p in model.parameters(): p.grad = None
