@@ -177,29 +177,21 @@ class TimerS(Subscriber):
     def before_fit(self, learn):
         self.rows,self.inside,self.last = [],True,perf_counter()
         for event in EVENTS:
-            around = [partial(self.begin, self.parts.get(event, 'other')), *learn.listeners[event], self.end]
+            begin = partial(self.mark, self.parts.get(event, 'other'), True)
+            around = [begin, *learn.listeners[event], partial(self.mark, 'subscribers', False)]
             learn.listeners[event] = tuple(around[::-1] if event.startswith('cleanup') else around) # called last first
 
     def before_epoch(self, learn):
         row = dict(epoch=learn.epoch, mode='train' if learn.training else 'eval')
         self.rows.append(row | dict.fromkeys(self.columns, 0.))
 
-    def begin(self, part, learn):
-        "An event begins: the time since the last mark goes to `part`, or to a subscriber that raised"
-        self.add('subscribers' if self.inside else part)
-        self.inside = True
-
-    def end(self, learn):
-        "All listeners of an event have been called"
-        self.add('subscribers')
-        self.inside = False
-
-    def add(self, part):
-        "Add the time since the last mark to `part`"
+    def mark(self, part, inside, learn):
+        """The time since the last mark was that of `part`; or of a subscriber, if it left an event in the middle. Are
+        we `inside` of an event now?"""
         if self.sync and torch.cuda.is_available(): torch.cuda.synchronize()
         now = perf_counter()
-        if self.rows: self.rows[-1][part] += now-self.last
-        self.last = now
+        if self.rows: self.rows[-1]['subscribers' if self.inside else part] += now-self.last
+        self.last,self.inside = now,inside
 
     def __repr__(self):
         cells = [[f'{v:.3f}' if isinstance(v, float) else str(v) for v in r.values()] for r in self.rows]
