@@ -110,7 +110,7 @@ class ActivationStatsS(Subscriber):
             ax.set(title=h.layer_name, xlabel='' if i < n-2 else 'recorded batch', ylabel=ylabel) # the one below has it
         return axs
 
-# %% ../nbs/51_activations.ipynb #57c16fa7
+# %% ../nbs/51_activations.ipynb #dc0b6e5a
 _all_ = ['Hook', 'NormalizationS', 'set_seed', 'cnn_layers', 'conv_block', 'init_weights']
 
 __getattr__ = names_from(models='cnn_layers conv_block init_weights')

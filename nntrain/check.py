@@ -14,8 +14,8 @@ from contextlib import contextmanager,suppress
 import torch
 from torch.utils.data import SequentialSampler
 from .core import columns,map_tensors
+from .data.loader import first_batches
 from .subscribers import DeviceS
-from .inspect import first_batches
 from .learner import Learner
 from .predict import aside
 from .transforms import NormalizationS

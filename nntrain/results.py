@@ -13,7 +13,8 @@ import torch
 from .core import columns
 from .events import Subscriber
 from .data.items import class_names
-from .inspect import first_batches,run_aside
+from .data.loader import first_batches
+from .inspect import run_aside
 from .learner import Learner
 
 # %% ../nbs/52_results.ipynb #67f8180a
