@@ -111,7 +111,8 @@ def _get_learner(data, model, lr, batch_size, opt, momentum, seed, device):
         optim_class,usual_lr = OPTS[choice('opt', opt, list(OPTS))]
         if opt!='sgd' and momentum is not None: raise ValueError("momentum goes with --opt sgd only")
         if opt=='sgd':
-            optim_class = partial(optim_class, momentum=number('momentum', .9 if momentum is None else momentum, below=1))
+            momentum = .9 if momentum is None else momentum
+            optim_class = partial(optim_class, momentum=number('momentum', momentum, below=1))
         lr = number('lr', usual_lr if lr is None else lr)
         whole('batch_size', batch_size, 1)
         set_seed(whole('seed', seed))
@@ -151,7 +152,7 @@ def save_results(
     im = next((o for o in columns(ds[0]) if hasattr(o, 'save')), None) if ds is not None else None
     if im is not None: (im.convert('RGB') if im.mode in ('CMYK', 'F', 'LAB', 'YCbCr') else im).save(path/'sample.png')
 
-# %% ../nbs/70_cli.ipynb #7c47480d
+# %% ../nbs/70_cli.ipynb #9293d8e0
 def _folder(data, model, out):
     "The folder of a run"
     return Path(out or f'runs/{Path(data).name}-{model}')
@@ -168,10 +169,10 @@ def _check_earlier(path, resume, overwrite):
     if resume and overwrite: raise BadOption("--resume goes on with a run, --overwrite begins it again: choose one")
     if resume and not interrupted:
         raise BadOption(f"--resume: there is no interrupted run in {path}"
-                        + ("; it is finished: to train longer, choose more --epochs and another --out" if results else ""))
+                        + ("; it is finished: to train longer, take more --epochs and another --out" if results else ""))
     if (interrupted or results) and not (resume or overwrite):
         raise BadOption(f"--out: {path} holds "
-                        + ("an interrupted run: go on with --resume," if interrupted else "the results of an earlier run:")
+                        + ("an interrupted run: go on with --resume," if interrupted else "results of an earlier run:")
                         + " choose another --out, or begin again with --overwrite")
 
 def _open_folder(path):
