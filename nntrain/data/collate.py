@@ -163,8 +163,8 @@ class InOrder:
         "`row` in the order of the names. Raises `ValueError` if it can't be known which column is which."
         if self.own or set(row)!=set(self.names):
             whose = 'row 0 of the data set' if self.own else 'the training data'
-            raise ValueError(f"the columns are {list(row)}, in {whose} {self.names}. A batch goes by position, so make "
-                             "them alike, or give a `collate_fn` that picks columns by their names")
+            raise ValueError(f"the columns are {list(row)}, in {whose} {self.names}: all rows need the same ones in the "
+                             "same order, since a batch goes by position; or a `collate_fn` that picks them by name")
         return {k: row[k] for k in self.names}
 
 def _default(k, values): return default_collate(values)
