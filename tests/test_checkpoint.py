@@ -124,10 +124,10 @@ def test_the_best_checkpoint_holds_the_weights_that_were_the_best(tmp_path):
     assert other.validate()['loss']==pytest.approx(best, rel=1e-6)
     parts = read_file(tmp_path/'best.pt')
     assert all(not torch.equal(parts['validated'][k], parts['model'][k]) for k in parts['model'])
-    other.load(tmp_path/'000003.pt')
+    other.load(tmp_path/'checkpoint-000003.pt')
     assert all(torch.equal(a, b) for a,b in zip(other.model.parameters(), learn.model.parameters())) and other.validate()['loss']!=pytest.approx(best, rel=1e-6)
     quiet([CheckpointS(tmp_path/'raw', monitor='valid_loss')], 1) # without an average it is the same file under two names
-    assert (tmp_path/'raw'/'best.pt').read_bytes()==(tmp_path/'raw'/'000001.pt').read_bytes()
+    assert (tmp_path/'raw'/'best.pt').read_bytes()==(tmp_path/'raw'/'checkpoint-000001.pt').read_bytes()
     for mon in ('train_loss', 'valid_loss'): quiet([EMAS(.9), CheckpointS(tmp_path/mon, monitor=mon)], 1)
     assert [('validated' in read_file(tmp_path/mon/'best.pt')) for mon in ('train_loss', 'valid_loss')]==[False, True]
 
