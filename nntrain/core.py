@@ -10,6 +10,7 @@ __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device
 import os,random,math
 from pathlib import Path
 from contextlib import contextmanager
+from copy import copy
 import numpy as np, torch
 
 # %% ../nbs/00_core.ipynb #bc188b66
@@ -17,12 +18,15 @@ def set_seed(
     seed:int, # A whole number from 0 to 2**32-1
     deterministic:bool=False # Also make torch refuse operations whose result can vary between runs?
 ):
-    "Seed Python, NumPy and torch on every device. A loader that exists already goes on in its own order: make it anew, too, for the same numbers. Raises `TypeError` or `ValueError` on a seed that NumPy would refuse."
-    if isinstance(seed, bool) or not hasattr(seed, '__index__'): raise TypeError(f"seed must be a whole number, not {seed!r}: try set_seed(42)")
+    """Seed Python, NumPy and torch on every device. A loader that exists already goes on in its own order: for the same
+    numbers, make a new one too. Raises `TypeError` or `ValueError` on a seed that NumPy would refuse."""
+    if isinstance(seed, bool) or not hasattr(seed, '__index__'):
+        raise TypeError(f"seed must be a whole number, not {seed!r}: try set_seed(42)")
     seed = seed.__index__()
     if not 0 <= seed < 2**32: raise ValueError(f"seed must be from 0 to 2**32-1, not {seed}: try set_seed(42)")
-    random.seed(seed); np.random.seed(seed); torch.manual_seed(seed)
-    if bool(deterministic) != torch.are_deterministic_algorithms_enabled(): torch.use_deterministic_algorithms(bool(deterministic)) # its import takes a second
+    for f in (random.seed, np.random.seed, torch.manual_seed): f(seed)
+    if bool(deterministic) != torch.are_deterministic_algorithms_enabled(): # asked first: the import takes a second
+        torch.use_deterministic_algorithms(bool(deterministic))
     if deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8') # what cuBLAS needs for it
 
 # %% ../nbs/00_core.ipynb #12438563
@@ -37,7 +41,9 @@ def set_rng_state(
     state:dict # What `rng_state` returned
 ):
     "Put every generator back to where it was when `rng_state` made `state`"
-    random.setstate(state['python']); np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])
+    random.setstate(state['python'])
+    np.random.set_state(state['numpy'])
+    torch.set_rng_state(state['torch'])
     if 'cuda' in state: torch.cuda.set_rng_state_all(state['cuda'])
     if 'mps' in state: torch.mps.set_rng_state(state['mps'])
 
@@ -51,7 +57,8 @@ def keep_rng():
 # %% ../nbs/00_core.ipynb #97b80df7
 def default_device():
     "The accelerator that torch finds (CUDA, MPS, XPU, ...), else the CPU, as a `torch.device`"
-    if hasattr(torch, 'accelerator'): return torch.accelerator.current_accelerator(check_available=True) or torch.device('cpu')
+    if hasattr(torch, 'accelerator'): # from torch 2.6 on
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device('cpu')
     return torch.device('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu')
 
 # %% ../nbs/00_core.ipynb #3e6126a9
@@ -62,9 +69,11 @@ def map_tensors(
     "A copy of `x` with `f` applied to every tensor in it. Anything else (strings, numbers, `None`) passes through."
     if isinstance(x, torch.Tensor): return f(x)
     t = type(x)
-    if isinstance(x, dict):
-        res = {k: map_tensors(f, v) for k,v in x.items()}
-        return res if t is dict else t(res)
+    if t is dict: return {k: map_tensors(f, v) for k,v in x.items()}
+    if isinstance(x, dict): # a subclass may want other arguments, and have attributes of its own
+        res = copy(x)
+        for k,v in x.items(): res[k] = map_tensors(f, v)
+        return res
     if isinstance(x, tuple) and hasattr(x, '_fields'): return t(*(map_tensors(f, o) for o in x))
     if isinstance(x, (list, tuple)): return t(map_tensors(f, o) for o in x)
     return x
@@ -77,7 +86,10 @@ def to_device(
     "Move every tensor in `x` to `device`. A copy from pinned memory doesn't wait for the device to finish it."
     device = default_device() if device is None else torch.device(device)
     if not isinstance(x, (torch.Tensor, list, tuple, dict)) and hasattr(x, 'to'): return x.to(device)
-    return map_tensors(lambda t: t.to(device, non_blocking=t.device.type=='cpu' and device.type=='cuda' and t.is_pinned()), x)
+    def move(t):
+        if t.device==device: return t
+        return t.to(device, non_blocking=t.device.type=='cpu' and device.type=='cuda' and t.is_pinned())
+    return map_tensors(move, x)
 
 def to_cpu(
     x # A tensor or a nest of tensors
@@ -89,27 +101,32 @@ def to_cpu(
 def named_tensors(
     model # An `nn.Module`, or anything with `parameters()`
 )->dict:
-    "Name → tensor for every parameter and buffer of `model`; a model that knows no names gets `parameter 0`, `parameter 1`, ..."
-    named = getattr(model, 'named_parameters', lambda: ((f'parameter {i}', p) for i,p in enumerate(model.parameters())))
-    return {**dict(named()), **dict(getattr(model, 'named_buffers', dict)())}
+    """Name → tensor for every parameter and buffer of `model`. A model that knows no names gets `parameter 0`,
+    `parameter 1`, ...; a parameter that a lazy layer hasn't made yet is left out."""
+    unnamed = lambda: ((f'parameter {i}', p) for i,p in enumerate(model.parameters()))
+    named = {**dict(getattr(model, 'named_parameters', unnamed)()), **dict(getattr(model, 'named_buffers', dict)())}
+    return {k: t for k,t in named.items() if not torch.nn.parameter.is_lazy(t)}
 
 # %% ../nbs/00_core.ipynb #3a5009a3
 def batch_len(
     batch # A tensor, or a nest of tensors whose first dimension is the batch
 )->int:
-    "The number of samples in `batch`: the length of the first tensor found in it, 1 if that is a scalar. Raises `ValueError` if there is none."
+    """The number of samples in `batch`: the length of the first tensor found in it, 1 if that is a scalar. Raises
+    `ValueError` if there is none."""
     if isinstance(batch, torch.Tensor): return batch.shape[0] if batch.ndim else 1
     for x in batch if isinstance(batch, (list, tuple)) else batch.values() if hasattr(batch, 'values') else ():
         if isinstance(x, torch.Tensor): return x.shape[0] if x.ndim else 1
         try: return batch_len(x)
         except ValueError: pass
-    raise ValueError(f"batch holds no tensor to count samples by: {type(batch).__name__}. Collate it to tensors, or override `Learner.n_samples`.")
+    raise ValueError(f"batch holds no tensor to count samples by: {type(batch).__name__}. Collate it to tensors, or "
+                     "override `Learner.n_samples`.")
 
 # %% ../nbs/00_core.ipynb #3a011ceb
 def columns(
     batch # What a loader yields
 )->list|tuple:
-    "The columns of `batch` as a sequence: a list or tuple as it is, a dict's values in their order, anything else as the only column"
+    """The columns of `batch` as a sequence: a list or tuple as it is, a dict's values in their order, anything else as
+    the only column"""
     if isinstance(batch, (list, tuple)): return batch
     return tuple(batch.values()) if hasattr(batch, 'values') and not isinstance(batch, torch.Tensor) else (batch,)
 
@@ -125,11 +142,13 @@ class RunningMean:
     "Weighted mean of device scalars. `update` never waits for the device; `compute` does, once."
     def __init__(self,
         size:int=256 # Values to hold before they are folded into one sum
-    ): self.size = size; self.reset()
+    ):
+        self.size = size
+        self.reset()
 
     def reset(self):
         "Forget everything"
-        self.values,self.weights,self.total,self.n = [],[],0.,0
+        self.values,self.weights,self.total,self.n,self.recent = [],[],0.,0,None
 
     def update(self,
         value, # A scalar: a tensor on any device (it is detached), or a number
@@ -141,11 +160,13 @@ class RunningMean:
         if len(self.values) >= self.size: self.fold()
 
     def fold(self):
-        "Turn the buffered values into one sum, on their device"
+        "Turn the buffered values into one sum, on their device. They stay in `recent` until the next time."
         if not self.values: return
         v = torch.stack(self.values).flatten()
-        if len(v)!=len(self.values): raise ValueError(f"a value must be one number, not of shape {tuple(self.values[0].shape)}: take its mean (a loss function's `reduction='mean'`)")
-        v = v.to(torch.float32 if v.device.type=='mps' else torch.float64) # MPS has no float64
+        if len(v)!=len(self.values):
+            raise ValueError(f"a value must be one number, not of shape {tuple(self.values[0].shape)}: take its mean (a loss "
+                             "function's `reduction='mean'`)")
+        self.recent = v = v.to(torch.float32 if v.device.type=='mps' else torch.float64) # MPS has no float64
         self.total = self.total + (v*torch.tensor(self.weights, dtype=v.dtype, device=v.device)).sum()
         self.n += sum(self.weights)
         self.values,self.weights = [],[]
@@ -170,9 +191,11 @@ def digits(
     test:float=0.2, # Share of the pictures in the `test` split
     seed:int=0 # Decides which ones
 ):
-    "scikit-learn's 8x8 hand-written digits as a Hugging Face `DatasetDict` with the splits `train` and `test`. Raises `ImportError` if scikit-learn is missing."
+    """scikit-learn's 8x8 hand-written digits as a Hugging Face `DatasetDict` with the splits `train` and `test`. Raises
+    `ImportError` if scikit-learn is missing."""
     try: from sklearn.datasets import load_digits
-    except ImportError as e: raise ImportError("The 'digits' data set comes with scikit-learn, which isn't installed: pip install scikit-learn") from e
+    except ImportError as e:
+        raise ImportError("The 'digits' data set comes with scikit-learn: pip install scikit-learn") from e
     from datasets import Dataset,DatasetDict,Features,Image,ClassLabel
     from PIL import Image as PILImage
     d = load_digits()
@@ -180,7 +203,9 @@ def digits(
     idxs = np.random.default_rng(seed).permutation(len(pixels))
     n = len(idxs)-round(len(idxs)*test)
     features = Features(image=Image(), label=ClassLabel(names=[str(o) for o in range(10)]))
-    def make(idxs): return Dataset.from_dict(dict(image=[PILImage.fromarray(o) for o in pixels[idxs]], label=d.target[idxs]), features=features)
+    def make(idxs):
+        images = [PILImage.fromarray(o) for o in pixels[idxs]]
+        return Dataset.from_dict(dict(image=images, label=d.target[idxs]), features=features)
     return DatasetDict(train=make(idxs[:n]), test=make(idxs[n:]))
 
 # %% ../nbs/00_core.ipynb #7ea717d6
@@ -211,18 +236,23 @@ def get_dataset(
     name:str, # `'digits'`, a folder, or the name of a data set on the Hugging Face hub
     **kwargs # Passed to `datasets.load_dataset`, such as `split` or `revision`; for `'digits'` to `digits`, besides `split`
 ):
-    "Load a data set by name as a `DatasetDict`. Raises `FileNotFoundError`, naming both ways out, if it's neither here nor to be had."
-    if not isinstance(name, (str, Path)) or not str(name): raise TypeError(f"name must be the name of a data set or a folder, not {name!r}")
-    data = os.environ.get('NNTRAIN_DATA')
-    if str(name)=='digits' and not (data and (Path(data)/name).is_dir()):
+    """Load a data set by name as a `DatasetDict`. Raises `FileNotFoundError`, naming both ways out, if it's neither here
+    nor to be had."""
+    if not isinstance(name, (str, Path)) or not str(name):
+        raise TypeError(f"name must be the name of a data set or a folder, not {name!r}")
+    name,data = str(name),os.environ.get('NNTRAIN_DATA')
+    if name=='digits' and not (data and (Path(data)/name).is_dir()):
         split = kwargs.pop('split', None)
         return digits(**kwargs)[split] if split else digits(**kwargs)
     from datasets import load_dataset
     for folder in ([Path(data)/name] if data else [])+[Path(name)]:
         if folder.is_dir(): return load_dataset(str(folder), **kwargs)
-    if os.environ.get('HF_HUB_OFFLINE', '').lower() not in ('1', 'on', 'yes', 'true') and _online(): return load_dataset(str(name), **kwargs)
+    offline = os.environ.get('HF_HUB_OFFLINE', '').lower() in ('1', 'on', 'yes', 'true')
+    if not offline and _online(): return load_dataset(name, **kwargs)
     try:
-        with _hub_offline(): return load_dataset(str(name), **kwargs)
-    except Exception as e: raise FileNotFoundError(
-        f"Data set {str(name)!r} isn't in a folder here nor in the cache, and the hub can't be reached. Either connect to the network once, or put its "
-        f"Parquet files in a folder called {str(name)!r} inside a folder that the environment variable NNTRAIN_DATA names. 'digits' needs neither.") from e
+        with _hub_offline(): return load_dataset(name, **kwargs)
+    except Exception as e:
+        raise FileNotFoundError(
+            f"Data set {name!r} isn't in a folder here nor in the cache, and the hub can't be reached. Either connect to the "
+            f"network once, or put its Parquet files in a folder called {name!r} inside a folder that the environment "
+            "variable NNTRAIN_DATA names. 'digits' needs neither.") from e
