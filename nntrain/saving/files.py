@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 
-# %% ../../nbs/40_files.ipynb #9edeb552
+# %% ../../nbs/40_files.ipynb #a52e692c
 _cant = errno.EINVAL,errno.ENOTSUP,errno.EOPNOTSUPP,errno.ENOSYS,errno.EBADF # a file system can't flush folders
 
 def _flush(path):
@@ -45,7 +45,8 @@ def replacing(
         for tmp,p in zip(tmps, names): os.replace(tmp, p)
         _flush(names[-1].parent)
     except OSError as e:
-        raise type(e)(e.errno, f"{e.strerror or e}: the file wasn't written safely. What was there before is intact", str(path)) from e
+        msg = f"{e.strerror or e}: the file wasn't written safely. What was there before is intact"
+        raise type(e)(e.errno, msg, str(path)) from e
     finally:
         for tmp in tmps: tmp.unlink(missing_ok=True)
 
@@ -56,34 +57,30 @@ class HashedWriter:
     "Passes what is written to a file, and finds the CRC-32 of large pieces meanwhile, in a second thread"
     def __init__(self,
         f # A file that is open for writing bytes
-    ): self.f,self.n,self.crcs,self.err = f,0,{},None # `crcs`: place and length → CRC-32; `err`: what stopped it
-    def flush(self): "Hand to the system what the file still holds"; self.f.flush()
+    ): self.f,self.flush,self.n,self.crcs,self.err = f,f.flush,0,{},None # `crcs`: place and length → CRC-32
     def write(self,
         b # Bytes, or what holds bytes: a `bytearray`, a `memoryview`, an array
     ):
-        "Write `b`, and return how many bytes that were"
-        b = memoryview(b).cast('B')
-        key = self.n,len(b)
-        t = threading.Thread(target=lambda: self.crcs.update({key: zlib.crc32(b)}))
-        large = len(b) > 1<<20 # the others aren't worth a thread
-        if large: t.start()
+        "Write `b`, and return how many bytes that were. What stopped it is kept in `err`."
+        b,place = memoryview(b).cast('B'),self.n
+        self.n += len(b)
+        t = threading.Thread(target=lambda: self.crcs.update({(place,len(b)): zlib.crc32(b)}))
+        if len(b) > 1<<20: t.start() # the others aren't worth a thread
         try: self.f.write(b)
         except BaseException as e: self.err = e; raise
         finally:
-            if large: t.join()
-        self.n += len(b)
+            if t.ident: t.join()
         return len(b)
 
 # %% ../../nbs/40_files.ipynb #cce54916
 @contextmanager
 def no_crc32():
     "Let `torch.save` leave out its CRC-32 of each record, inside the block, where torch has the switch"
-    ser = torch.serialization
-    if not hasattr(ser, 'set_crc32_options'): yield; return
-    old = ser.get_crc32_options()
-    ser.set_crc32_options(False)
+    was,switch = (getattr(torch.serialization, f'{o}_crc32_options', bool) for o in ('get', 'set'))
+    old = was()
+    switch(False)
     try: yield
-    finally: ser.set_crc32_options(old)
+    finally: switch(old)
 
 # %% ../../nbs/40_files.ipynb #058b3437
 def _start(f, record):
@@ -119,7 +116,8 @@ def write_file(
     path:str|Path, # The file, replaced in one step
     *, copy:str|Path=None # A second file with the same contents
 ):
-    "Write `state` to `path` safely: whole or not at all. Raises `OSError` that names the path, and leaves no temporary file."
+    """Write `state` to `path` safely: whole or not at all.
+    Raises `OSError` that names the path; then there is no temporary file, and an old file is intact."""
     with replacing(path, copy) as tmp, open(tmp, 'w+b') as f:
         w = HashedWriter(f)
         try:
@@ -130,16 +128,19 @@ def write_file(
 # %% ../../nbs/40_files.ipynb #4264673f
 class BadCheckpoint(Exception): "A file that isn't a whole, harmless checkpoint; says why"
 
-def _damaged(data, ours):
-    "Is the archive not as it was written? A file of another program is checked as far as it has checksums."
+def _whole(data, foreign):
+    "Is a file as it was written? With `foreign` one of another program is checked, too, as far as it has checksums."
+    ours,first,zipped = data[-12:-4]==MARK,data[-48:-40]==b'nntrain1',data[:2]==b'PK' # `first`: with a SHA-256
+    if not (ours or first or foreign):
+        raise BadCheckpoint("it is cut short, or from another program" if zipped else "it isn't an nntrain checkpoint")
+    if not (ours or first or zipped): return True # torch wrote it before it had archives
     f = io.BytesIO(data)
     with zipfile.ZipFile(f) as z: records = z.infolist()
-    if ours and _rest(f, records)!=data[-4:]: return True
-    for r in records:
-        if r.compress_type or r.compress_size!=r.file_size: raise BadCheckpoint("it is compressed, and what it holds may be huge")
-        crc = zlib.crc32(memoryview(data)[(start := _start(f, r)):start+r.file_size])
-        if crc!=r.CRC and (ours or r.CRC): return True
-    return False
+    if any(r.compress_type for r in records): raise BadCheckpoint("it is compressed, and may be huge")
+    body,length = memoryview(data)[:-48],int.from_bytes(data[-40:-32], 'little')
+    if first and (len(body)!=length or hashlib.sha256(body).digest()!=data[-32:]): return False
+    crcs = [(zlib.crc32(memoryview(data)[(at := _start(f, r)):at+r.file_size]), r.CRC) for r in records]
+    return all(a==b for a,b in crcs if ours or b) and (not ours or _rest(f, records)==data[-4:])
 
 def read_file(
     path:str|Path, # A file by `write_file`
@@ -150,16 +151,10 @@ def read_file(
     try: data = Path(path).read_bytes()
     except OSError as e: raise BadCheckpoint(f"it can't be read ({e.strerror})") from e
     if not data: raise BadCheckpoint("it is empty")
-    zipped,ours,damaged = data[:2]==b'PK',data[-12:-4]==MARK,False
-    if first := data[-48:-40]==b'nntrain1': # as the first version ended it: then the length, and a SHA-256
-        body = memoryview(data)[:-48]
-        damaged = len(body)!=int.from_bytes(data[-40:-32], 'little') or hashlib.sha256(body).digest()!=data[-32:]
-    elif not ours and not foreign:
-        raise BadCheckpoint("it is cut short, or from another program" if zipped else "it isn't an nntrain checkpoint")
-    try: damaged = damaged or (zipped or ours or first) and _damaged(data, ours)
+    try: whole = _whole(data, foreign)
     except BadCheckpoint: raise
-    except Exception: damaged = True # the archive can't be read at all
-    if damaged: raise BadCheckpoint("it is damaged: the checksum differs")
+    except Exception: whole = False # not even an archive any more
+    if not whole: raise BadCheckpoint("it is damaged: the checksum differs")
     try: return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
     except Exception as e:
         why = str(e).splitlines()[0] if str(e) else repr(e)
@@ -192,7 +187,8 @@ def revived(
     x # What `storable` returned
 ):
     "`x` with its NumPy arrays back"
-    if isinstance(x, dict): return x['__numpy__'].numpy() if list(x)==['__numpy__'] else {k: revived(v) for k,v in x.items()}
+    if isinstance(x, dict) and list(x)==['__numpy__']: return x['__numpy__'].numpy()
+    if isinstance(x, dict): return {k: revived(v) for k,v in x.items()}
     return type(x)(revived(v) for v in x) if type(x) in (list, tuple, set) else x
 
 # %% ../../nbs/40_files.ipynb #f5ba8d24
@@ -214,18 +210,19 @@ def load_weights(
     state:dict, # Name → tensor
     source:str='state' # What the error calls it
 ):
-    """Copy `state` into `model`. Raises `ValueError`, before anything is touched, that lists what is missing, unexpected,
-    or of another shape."""
+    """Copy `state` into `model`.
+    Raises `ValueError`, before anything is touched, that lists what is missing, unexpected, or of another shape."""
     own,state = weights(model),{clean_name(k): v for k,v in state.items()}
     def shape(v): return tuple(getattr(v, 'shape', ()))
-    errs = dict(missing=[k for k in own if k not in state], unexpected=[k for k in state if k not in own])
-    errs['of another shape'] = [f'{k} {shape(state[k])}, should be {shape(v)}' for k,v in own.items()
-                                if k in state and shape(state[k])!=shape(v)]
+    other = [k for k in own if k in state and shape(state[k])!=shape(own[k])]
+    errs = {'missing': [k for k in own if k not in state], 'unexpected': [k for k in state if k not in own],
+            'of another shape': [f'{k} {shape(state[k])}, should be {shape(own[k])}' for k in other]}
     said = [f"{k}: {', '.join(v)}" for k,v in errs.items() if v]
     if said: raise ValueError(f"{source} doesn't fit the model: {'; '.join(said)}")
-    if hasattr(model, 'state_dict'): model.load_state_dict({k: state[clean_name(k)] for k in model.state_dict()}); return
-    with torch.no_grad():
-        for i,p in enumerate(model.parameters()): p.copy_(state[str(i)])
+    if hasattr(model, 'state_dict'): model.load_state_dict({k: state[clean_name(k)] for k in model.state_dict()})
+    else:
+        with torch.no_grad():
+            for i,p in enumerate(model.parameters()): p.copy_(state[str(i)])
 
 # %% ../../nbs/40_files.ipynb #90781f6c
 def _safetensors():
@@ -238,7 +235,8 @@ def _safetensors():
 def read_state(
     path:str|Path # A file by `write_file`, by `torch.save`, or in the format of safetensors
 )->dict:
-    "The dict in a file of weights, on the CPU. Raises `FileNotFoundError`, or `BadCheckpoint` that names file and reason."
+    """The dict in a file of weights, on the CPU.
+    Raises `FileNotFoundError`, or `BadCheckpoint` that names file and reason."""
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"path: there is no file {str(path)!r} to load weights from")
     load = _safetensors().load_file if path.suffix=='.safetensors' else lambda f: read_file(f, foreign=True)
@@ -258,8 +256,7 @@ def save(
     if Path(path).suffix!='.safetensors': return write_file(state, path)
     save_file = _safetensors().save_file
     with replacing(path) as tmp:
-        try: save_file({k: v.clone().contiguous() for k,v in state.items()}, tmp)
-        except Exception as e: raise OSError(None, str(e)) from e
+        save_file({k: v.clone().contiguous() for k,v in state.items()}, tmp)
 
 def load(
     learn, # A learner
