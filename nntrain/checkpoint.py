@@ -18,7 +18,7 @@ from .saving.state import WrappedLoader,data_state,describe,differences,run_stat
 from .saving.files import BadCheckpoint,clean_name,read_file,revived,storable,write_file
 from .subscribers import searching
 
-# %% ../nbs/42_checkpoint.ipynb #6083760d
+# %% ../nbs/42_checkpoint.ipynb #194f8b61
 PARTS = ('model', 'buffers', 'frozen', 'grads', 'opt', 'subs', 'means', 'data', 'rng', 'history',
          'at', 'fits', 'steps', 'run', 'best', 'n_epochs', 'rng_pass', 'seconds')
 _name,_first_name = (re.compile(f'{o}([0-9]{{6,}})[.]pt').fullmatch for o in ('checkpoint-', '')) # now, and at first
@@ -67,8 +67,8 @@ class CheckpointFolder:
     def _check_best(self):
         f = self.dir/'best.pt'
         if f.exists() and not is_checkpoint(f):
-            raise FileExistsError(17, "dir: the best.pt there isn't a checkpoint, or it is damaged, so it stays. Move it, "
-                                      "or give CheckpointS another folder", str(f))
+            raise FileExistsError(17, "dir: the best.pt there isn't a checkpoint, or it is damaged, so it stays. Move "
+                                      "it, or give CheckpointS another folder", str(f))
 
     def newest(self)->tuple:
         """The newest good checkpoint as `(path, state)`, or `(None, None)` if there is none.
@@ -85,9 +85,9 @@ class CheckpointFolder:
                 warnings.warn(f"checkpoint {f} is left out: {e}")
                 why = e
         if not files: return None,None
-        raise BadCheckpoint(f"none of the {len(files)} files in {self.dir} is a good checkpoint (last reason: {why}). Bring a "
-                            "good one back, take another folder, or start again with CheckpointS(..., resume=False), which "
-                            "moves checkpoints aside")
+        raise BadCheckpoint(f"none of the {len(files)} files in {self.dir} is a good checkpoint (last reason: {why}). "
+                            "Bring a good one back, take another folder, or start again with CheckpointS(..., "
+                            "resume=False), which moves checkpoints aside")
 
     def write(self,
         state:dict, # Tensors and plain values
@@ -153,9 +153,9 @@ class StopSignals:
 # %% ../nbs/42_checkpoint.ipynb #8ffc99ca
 class CheckpointS(Subscriber):
     """Saves the run and continues it: with it among the subscribers, `fit` goes on from the newest good checkpoint in
-    `dir`, bit for bit. Raises `ValueError` or `TypeError` on bad arguments. The fit raises `ValueError` if the checkpoints
-    are of another run or the history lacks `monitor`, `BadCheckpoint` if none is good, `OSError` if `dir` can't be
-    written or has a foreign `best.pt`."""
+    `dir`, bit for bit. Raises `ValueError` or `TypeError` on bad arguments. The fit raises `ValueError` if the
+    checkpoints are of another run or the history lacks `monitor`, `BadCheckpoint` if none is good, `OSError` if `dir`
+    can't be written or has a foreign `best.pt`."""
     order,aside,active = -1000,False,False
     def __init__(self,
         dir:str|Path, # Folder of the checkpoints; made if it isn't there. Files of yours in it are left alone.
@@ -170,14 +170,15 @@ class CheckpointS(Subscriber):
             raise ValueError("every must be 'epoch', a whole number of training batches (100) or a number of seconds "
                              f"(60.), not {every!r}")
         if monitor is not None: checks.monitor(monitor)
-        self.folder,self.signals,self.fits = CheckpointFolder(dir, keep),StopSignals(grace),0
-        self.every,self.monitor,self.mode,self.resume = every,monitor,checks.choice('mode', mode, ('min', 'max')),resume
+        self.dir,self.folder,self.signals,self.fits = Path(dir),CheckpointFolder(dir, keep),StopSignals(grace),0
+        self.every,self.monitor,self.resume = every,monitor,resume
+        self.sign = dict(min=-1, max=1)[checks.choice('mode', mode, ('min', 'max'))]
 
     def before_fit(self, learn):
         self.active = bool(learn.trains) and not searching(learn)
         if not self.active: return
         self.outer,self.run,self.state,self.best,self.rng_pass = sys.exc_info()[1],describe(learn),None,None,None
-        self.at,self.steps,self.elapsed,self.ran = (0,'train',0),0,0.,False
+        self.at,self.steps,self.elapsed,self.ran = (0,'train',0),0,0.,False # `at`: epoch, kind of pass, batch
         self.time,self.start = monotonic(),perf_counter()
         self.folder.open(fresh=not self.resume and not self.fits, best=self.monitor is not None)
         if self.resume: self._find(learn)
@@ -196,8 +197,8 @@ class CheckpointS(Subscriber):
                              "another folder, or start again with CheckpointS(..., resume=False)")
         (epoch,phase,i),n = state['at'],state['n_epochs']
         if n!=learn.n_epochs:
-            warnings.warn(f"this run was begun with epochs={n} and goes on with epochs={learn.n_epochs}: a schedule may "
-                          "not fit")
+            warnings.warn(f"this run was begun with epochs={n} and goes on with epochs={learn.n_epochs}: a schedule "
+                          "may not fit")
         where = f"epoch {epoch}, {'validation' if phase=='eval' else f'batch {i}'}"
         if not learn.quiet: print(f"Resumed from {f}: {where if epoch < learn.n_epochs else 'all epochs are done'}")
         self.state,self.at,self.steps,self.best = state,(epoch, phase, i),state['steps'],state['best']
@@ -211,8 +212,7 @@ class CheckpointS(Subscriber):
             set_run_state(learn, s)
             if not train or not self.at[2]: self.state = None # nothing left to do
         elif train:
-            self.at = learn.epoch,'train',0
-            if self.ran: self._between(learn)
+            if self.ran: self._between(learn, epoch=learn.epoch)
         self.ran,self.elapsed = True,0.
         if not train:
             self.at = learn.epoch,'eval',0
@@ -259,9 +259,7 @@ class CheckpointS(Subscriber):
 
     def after_fit(self, learn):
         if self.active and self.state: set_run_state(learn, self.state) # nothing was left to do
-        elif self.active and self.ran:
-            self.at = learn.epoch+1,'train',0
-            self._between(learn, last=True)
+        elif self.active and self.ran: self._between(learn, epoch=learn.epoch+1, last=True)
 
     def cleanup_fit(self, learn):
         self.signals.__exit__()
@@ -272,18 +270,18 @@ class CheckpointS(Subscriber):
     def _better(self, learn):
         "At the end of an epoch: is its monitored value the best so far?"
         v = checks.monitored(self.monitor, learn.history, self.at[0]-1)
-        better = self.best is None or (v < self.best if self.mode=='min' else v > self.best)
-        if better and math.isfinite(v): self.best = v
-        return better and math.isfinite(v)
+        if not math.isfinite(v) or self.best is not None and v*self.sign <= self.best*self.sign: return False
+        self.best = v
+        return True
 
-    def _between(self, learn, last=False, **parts):
-        "Between two batches or two epochs: save if it is time to, and leave if a signal came"
-        new_epoch,stop = self.at[1:]==('train',0),self.signals.stop
+    def _between(self, learn, epoch=None, last=False):
+        "Between two batches, or before `epoch`: save if it is time to, and leave if a signal came"
+        new_epoch,stop = epoch is not None,self.signals.stop
+        if new_epoch: self.at = epoch,'train',0
         best = new_epoch and self.monitor is not None and self._better(learn)
-        if isinstance(self.every, str): due = new_epoch
-        elif isinstance(self.every, int): due = not new_epoch and self.steps%self.every==0
-        else: due = monotonic()-self.time >= self.every
-        if due or last or best or stop: self.save(learn, best, **parts)
+        due = (new_epoch if self.every=='epoch' else not new_epoch and self.steps%self.every==0
+               if isinstance(self.every, int) else monotonic()-self.time >= self.every)
+        if due or last or best or stop: self.save(learn, best)
         if stop: self.signals.leave()
 
     def save(self,

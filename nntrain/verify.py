@@ -27,14 +27,14 @@ def first_difference(
     b, # What to compare with
     where:str='' # Name of the place
 )->str|None:
-    """Where `a` and `b` differ first, with the largest difference if it's a tensor; `None` if they are the same, bit for
-    bit"""
+    "Where `a` and `b` differ first, with the largest difference if it's a tensor; `None` if every bit is the same"
     if type(a) is not type(b): return f'{where}: {type(a).__name__}, {type(b).__name__}'
     if isinstance(a, torch.Tensor):
         x,y = ((tuple(t.shape), t.dtype) for t in (a, b))
         if x!=y: return f'{where}: {x[0]} {x[1]}, {y[0]} {y[1]}'
         if torch.equal(_bits(a), _bits(b)): return None
-        return where if a.is_complex() else f'{where}: largest difference {float((a.double()-b.double()).abs().max()):.3g}'
+        if a.is_complex(): return where
+        return f'{where}: largest difference {float((a.double()-b.double()).abs().max()):.3g}'
     if isinstance(a, dict):
         if list(a)!=list(b): return f'{where}: keys {list(a)[:5]}, {list(b)[:5]}'
         pairs = [(a[k], b[k], f'{where}[{k!r}]' if where else str(k)) for k in a]
@@ -90,7 +90,8 @@ def _copied(learn):
     except Exception as e:
         raise TypeError(f"this learner can't be copied ({e!r}): give verify_resume a function that makes a new one, "
                         "make=...") from e
-    new.subs = deepcopy([s for s in learn.subs if getattr(s, 'aside', True) and not isinstance(s, (ProgressS, LRFindS))])
+    subs = [s for s in learn.subs if getattr(s, 'aside', True) and not isinstance(s, (ProgressS, LRFindS))]
+    new.subs = deepcopy(subs)
     new.mean_loss,new.opt = type(learn.mean_loss)(),None
     return new
 
@@ -100,23 +101,23 @@ def _cause(straight, resumed, again, learn):
         k = next((k for k in a.seen if k in b.seen and first_difference(a.seen[k], b.seen[k])), None)
         return k and f"the data: batch {k[1]} of epoch {k[0]}"
     if b := batch(straight, again):
-        return (f"{b} differs between two runs from the same seed, so a data set, transform or collate function has random "
-                "numbers of its own")
+        return (f"{b} differs between two runs from the same seed, so a data set, transform or collate function has "
+                "random numbers of its own")
     if first_difference(straight.state, again.state):
-        return ("an operation, or a random generator in model or subscribers, that doesn't repeat: two straight runs from "
-                "the same seed differ. Try set_seed(0, deterministic=True)")
+        return ("an operation, or a random generator in model or subscribers, that doesn't repeat: two straight runs "
+                "from the same seed differ. Try set_seed(0, deterministic=True)")
     if b := batch(straight, resumed):
-        return (f"{b} is another one after the resume, so data set, transform or loader remember something. Let the loader "
-                "have state_dict and load_state_dict")
+        return (f"{b} is another one after the resume, so data set, transform or loader remember something. Let the "
+                "loader have state_dict and load_state_dict")
     known = [*named_subs(learn).values(), *(s for s in learn.subs if isinstance(s, (MetricsS, DeviceS)))]
     for s in learn.subs:
         now,then = attributes(s),straight.before[id(s)]
         changed = [k for k in now if first_difference(now[k], then.get(k))]
         if changed and not any(s is o for o in known):
-            return (f"subscriber {type(s).__name__}: {', '.join(changed)} change during a fit, and it has no state_dict and "
-                    "load_state_dict")
-    return ("something that is neither in parameters and buffers of the model nor in a state_dict: an attribute of a module, "
-            "a global variable")
+            return (f"subscriber {type(s).__name__}: {', '.join(changed)} change during a fit, and it has no "
+                    "state_dict and load_state_dict")
+    return ("something that is neither in parameters and buffers of the model nor in a state_dict: an attribute of a "
+            "module, a global variable")
 
 # %% ../nbs/43_verify.ipynb #2f76766c
 def verify_resume(
@@ -126,9 +127,9 @@ def verify_resume(
     epochs:int=None, # What `fit` is told, which a schedule may depend on; `None` is as many as it takes
     seed:int=0 # Decides where the run is stopped
 )->ResumeReport:
-    """Train a copy, stop it at a random batch, resume in another copy, and compare with a run that wasn't stopped. Changes
-    nothing but what a data set itself remembers. It is `learn.verify_resume(...)`. Raises `ValueError` on fewer than 2
-    steps or a run that ends before them, `TypeError` if the learner can't be copied."""
+    """Train a copy, stop it at a random batch, resume in another copy, and compare with a run that wasn't stopped.
+    Changes nothing but what a data set itself remembers. It is `learn.verify_resume(...)`. Raises `ValueError` on fewer
+    than 2 steps or a run that ends before them, `TypeError` if the learner can't be copied."""
     n,k = n_batches(learn.dls.train),random.Random(seed).randint(1, whole('steps', steps, 2)-1)
     epochs = epochs or (-(-steps//n) if n else steps)
     with keep_rng(), tempfile.TemporaryDirectory() as d:
@@ -143,7 +144,8 @@ def verify_resume(
             new.fit(epochs, subs=[stopper, *subs])
             return stopper,new
         straight,copied = run(steps)
-        if straight.state is None: raise ValueError(f"the run ended before batch {steps}: give more epochs, or fewer steps")
+        if straight.state is None:
+            raise ValueError(f"the run ended before batch {steps}: give more epochs, or fewer steps")
         run(k, CheckpointS(d, every=k), fetch=True)
         resumed,_ = run(straight.stop, CheckpointS(d), rng=other)
         differs = first_difference(straight.state, resumed.state)

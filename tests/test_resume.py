@@ -1,11 +1,12 @@
 "Processes that are killed, asked to stop, or out of disk, and the runs that go on from what they left. `torture.py` is the harness, `make torture` its longer run."
 import hashlib, os, pickle, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import pytest, torch
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tests'))
 import torture
-from nntrain.saving.files import MARK, read_file
+from nntrain.saving.files import read_file
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 GROUPS = dict(zip(('random step', 'during a save', 'three kills', 'augmented', 'two workers', 'accumulating'), (10, 10, 3, 5, 3, 2)))
@@ -70,17 +71,23 @@ def test_signals_save_after_the_batch_and_no_step_is_done_twice(folder, referenc
     finish(f, reference, '--every', 'epoch')
     assert [int(s) for s,_ in steps(f)]==list(range(1, 181)), 'each step once'
 
-def test_a_signal_to_the_whole_group_with_workers(folder, groups):
-    f = folder/'group'
-    flags = '--augment', '--workers', '2', '--every', 'epoch'
+@pytest.mark.parametrize('ours', [False, True])
+def test_a_signal_to_the_whole_group_with_workers(folder, groups, ours):
+    f = folder/f'group{ours}'
+    flags = '--augment', '--workers', '2', '--every', 'epoch', *(['--ours'] if ours else [])
     f.mkdir()
+    ref = groups['two workers'][0]
+    if ours: # the same run, never stopped
+        ref = SimpleNamespace(folder=folder/'ours')
+        out,_ = (p := start(ref.folder, *flags)).communicate(timeout=60)
+        assert p.returncode==0, out
     cmd = [sys.executable, root/'tests'/'train_script.py', '--dir', f/'ckpt', '--steps-file', f/'steps', '--out', f/'out', '--history', f/'out.history', *flags]
     p = subprocess.Popen([str(o) for o in cmd], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'), start_new_session=True)
     wait_for(p, f, 30) # well before the end, which comes half a second later
     os.killpg(p.pid, signal.SIGTERM)
     out,_ = p.communicate(timeout=30)
     assert p.returncode==143, f'{p.returncode} after {len(steps(f))} steps: {out}'
-    finish(f, groups['two workers'][0], *flags)
+    finish(f, ref, *flags)
     assert [int(s) for s,_ in steps(f)]==list(range(1, 181)), 'each step once'
 
 def copy(reference, folder, name, n=3):
@@ -103,7 +110,7 @@ def damage(kind, f):
     if kind=='bomb': # with a checksum that is right
         torch.save(dict(model=Bomb()), f)
         body = f.read_bytes()
-        data = body+MARK+len(body).to_bytes(8, 'little')+hashlib.sha256(body).digest()
+        data = body+b'nntrain1'+len(body).to_bytes(8, 'little')+hashlib.sha256(body).digest()
     if kind=='part missing':
         import nntrain.saving.files as st
         state = read_file(f); del state['rng']
