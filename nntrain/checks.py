@@ -20,7 +20,8 @@ def whole(
     of:str='', # What it counts, such as `'batches'`, for the error
     none=False # Is `None` allowed too?
 )->int|None:
-    "`v` as an `int`, if it is a whole number from `least` on. Raises `TypeError` for what is no number, `ValueError` for a fraction or a smaller number."
+    """`v` as an `int`, if it is a whole number from `least` on. Raises `TypeError` for what is no number, `ValueError`
+    for a fraction or a smaller number."""
     if v is None and none: return None
     want = f"{name} must be a whole number{of and ' of '+of} from {least}{' or None' if none else ''}, not {v!r}"
     if isinstance(v, float): raise ValueError(want)
@@ -37,7 +38,8 @@ def number(
     below:float=None, # Must be smaller than this
     none=False # Is `None` allowed too?
 ):
-    "`v`, if it is a finite number within the limits. Raises `TypeError` for what is no number, `ValueError` for one that is outside."
+    """`v`, if it is a finite number within the limits. Raises `TypeError` for what is no number, `ValueError` for one
+    that is outside."""
     if v is None and none: return None
     limits = ([f'above {above:g}'] if above is not None else [f'>= {least:g}'] if least is not None else [])
     limits += [f'below {below:g}'] if below is not None else [f'<= {most:g}'] if most is not None else []
@@ -65,13 +67,15 @@ def instance(
     v # The value to check
 ):
     "`v`, unless it is a class where an instance is wanted: then a `TypeError` says to add the brackets"
-    if isinstance(v, type): raise TypeError(f"{name} is the class {v.__name__}, not an instance of it: write {v.__name__}()")
+    if isinstance(v, type): raise TypeError(f"{name} is the class {v.__name__}, not an instance of it: write "
+                                            f"{v.__name__}()")
     return v
 
 def monitor(
     v:str # `'train_'` or `'valid_'` and a column of the history, such as `'valid_loss'`
 )->tuple:
-    "`v` as the mode and the column of the history that it names: `('eval', 'loss')`. Raises `ValueError` if it begins otherwise."
+    """`v` as the mode and the column of the history that it names: `('eval', 'loss')`. Raises `ValueError` if it begins
+    otherwise."""
     split,_,column = str(v).partition('_')
     if split not in ('train', 'valid') or not column:
         raise ValueError(f"monitor must begin with 'train_' or 'valid_', not {v!r}: try 'valid_loss'")
@@ -97,38 +101,39 @@ def check_dl(
     "Raise `ValueError` if `dls` has no loader called `split`, or an empty one"
     dl = getattr(dls, split, None)
     if dl is None:
-        raise ValueError(f"dls.{split} is None: there is no data for this pass. Give DataLoaders a {split} loader, or fit with "
-                         f"{split}=False.")
+        raise ValueError(f"dls.{split} is None: there is no data for this pass. Give DataLoaders a {split} loader, or "
+                         f"fit with {split}=False.")
     if n_batches(dl)==0:
-        raise ValueError(f"dls.{split} has no batches: the data set is empty, or shorter than one batch with drop_last=True. "
-                         "Use a smaller batch_size.")
+        raise ValueError(f"dls.{split} has no batches: the data set is empty, or shorter than one batch with "
+                         "drop_last=True. Use a smaller batch_size.")
 
 def _check_opt(opt):
     if not isinstance(opt, torch.optim.Optimizer) and callable(opt): return
     name = f'an instance of {type(opt).__name__}' if isinstance(opt, torch.optim.Optimizer) else repr(opt)
-    raise TypeError(f"optim_class must be a class or function that makes an optimizer, not {name}: write torch.optim.SGD, "
-                    "without brackets")
+    raise TypeError(f"optim_class must be a class or function that makes an optimizer, not {name}: write "
+                    "torch.optim.SGD, without brackets")
 
 def check_parts(
     learn, # A learner; its parts are looked at before anything is touched
     loss=True # Is its `loss_fn` used?
 ):
-    """Raise `TypeError` if a part is of a kind that can't work: a class instead of an instance, a loader in the place of the
-    pair of them, arguments in another order"""
+    """Raise `TypeError` if a part is of a kind that can't work: a class instead of an instance, a loader in the place
+    of the pair of them, arguments in another order"""
     order = "the order is Learner(model, dls, loss_fn, optim_class, lr)"
     for k in ('model', 'loss_fn'):
         if isinstance(v := getattr(learn, k), type) and issubclass(v, torch.nn.Module): instance(k, v)
     if not callable(learn.model) or not hasattr(learn.model, 'parameters'):
         raise TypeError(f"model must be an nn.Module, not a {type(learn.model).__name__}: {order}")
     if not hasattr(learn.dls, 'train') and not hasattr(learn.dls, 'valid'):
-        raise TypeError(f"dls must have the loaders `train` and `valid`, and a {type(learn.dls).__name__} has neither: give "
-                        "DataLoaders(train_loader, valid_loader) of nntrain.dataloaders; for data sets "
-                        "DataLoaders.from_datasets(train_ds, valid_ds, 64), for a DatasetDict DataLoaders.from_hf_dd(dd, 64)")
+        raise TypeError(f"dls must have the loaders `train` and `valid`, and a {type(learn.dls).__name__} has neither: "
+                        "give DataLoaders(train_loader, valid_loader) of nntrain.dataloaders; for data sets "
+                        "DataLoaders.from_datasets(train_ds, valid_ds, 64), for a DatasetDict "
+                        "DataLoaders.from_hf_dd(dd, 64)")
     if isinstance(learn.loss_fn, type) and issubclass(learn.loss_fn, torch.optim.Optimizer):
         raise TypeError(f"loss_fn is the optimizer {learn.loss_fn.__name__}: {order}")
     if loss and not callable(learn.loss_fn):
-        raise TypeError(f"loss_fn must be callable, not {learn.loss_fn!r}: try torch.nn.functional.cross_entropy, or override "
-                        "get_loss in a subclass of Learner")
+        raise TypeError(f"loss_fn must be callable, not {learn.loss_fn!r}: try torch.nn.functional.cross_entropy, or "
+                        "override get_loss in a subclass of Learner")
     _check_opt(learn.optim_class)
 
 def check_params(
@@ -138,40 +143,44 @@ def check_params(
     "Raise `ValueError` if training would change nothing: no parameters, all of them frozen, or none of them in `opt`"
     ps = list(model.parameters())
     if not ps:
-        raise ValueError("model has no parameters, so there is nothing to train: give it layers, or fit with train=False")
+        raise ValueError("model has no parameters, so there is nothing to train: give it layers, or fit with "
+                         "train=False")
     if not any(p.requires_grad for p in ps):
-        raise ValueError("all parameters of model are frozen: call model.requires_grad_(True) on what is to be trained, or "
-                         "fit with train=False")
+        raise ValueError("all parameters of model are frozen: call model.requires_grad_(True) on what is to be "
+                         "trained, or fit with train=False")
     theirs = {id(p) for g in getattr(opt, 'param_groups', ()) for p in g['params']}
     if theirs and not any(p.requires_grad and id(p) in theirs for p in ps):
         raise ValueError("optim_class made an optimizer that holds no trainable parameter of model: it must use the "
                          "parameters that it is given")
 
 # %% ../nbs/01_checks.ipynb #fc4293e9
-_elementwise = {'mse_loss', 'l1_loss', 'smooth_l1_loss', 'huber_loss', 'binary_cross_entropy', 'binary_cross_entropy_with_logits',
-                'MSELoss', 'L1Loss', 'SmoothL1Loss', 'HuberLoss', 'BCELoss', 'BCEWithLogitsLoss'}
+_elementwise = {'mse_loss', 'l1_loss', 'smooth_l1_loss', 'huber_loss', 'binary_cross_entropy',
+                'binary_cross_entropy_with_logits', 'MSELoss', 'L1Loss', 'SmoothL1Loss', 'HuberLoss', 'BCELoss',
+                'BCEWithLogitsLoss'}
 
 def check_loss(
     learn, # A learner that has just computed the loss of a batch
     compared=True # Did `loss_fn` compare the predictions with the target column?
 ):
-    "Raise `TypeError` or `ValueError` if the loss can't be trained on, or predictions and targets don't belong together"
+    """Raise `TypeError` or `ValueError` if the loss can't be trained on, or predictions and targets don't belong
+    together"""
     loss,preds,cols = learn.loss,learn.preds,columns(learn.batch)
     name = getattr(learn.loss_fn, '__name__', type(learn.loss_fn).__name__)
     f = f'loss_fn ({name})' if compared else 'get_loss'
     if not isinstance(loss, torch.Tensor):
         raise TypeError(f"{f} must give a tensor, not {type(loss).__name__}: leave out .item() and float()")
     if loss.numel()!=1:
-        raise ValueError(f"{f} must give one number for the batch, not a tensor of shape {tuple(loss.shape)}: take its mean "
-                         "(reduction='mean')")
+        raise ValueError(f"{f} must give one number for the batch, not a tensor of shape {tuple(loss.shape)}: take its "
+                         "mean (reduction='mean')")
     if learn.training and torch.is_grad_enabled() and not loss.requires_grad:
-        raise ValueError("the loss doesn't depend on any trainable parameter: leave out .detach(), .numpy() and no_grad() in "
-                         f"model and {f}")
+        raise ValueError("the loss doesn't depend on any trainable parameter: leave out .detach(), .numpy() and "
+                         f"no_grad() in model and {f}")
     y = cols[learn.n_inp] if len(cols) > learn.n_inp else None
     both = isinstance(preds, torch.Tensor) and isinstance(y, torch.Tensor)
     if compared and both and name in _elementwise and preds.shape!=y.shape:
-        raise ValueError(f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: {name} would compare all "
-                         "with all. Use preds.squeeze(-1) in the model, or y[:,None] in the collate function")
+        raise ValueError(f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: {name} would "
+                         "compare all with all. Use preds.squeeze(-1) in the model, or y[:,None] in the collate "
+                         "function")
 
 # %% ../nbs/01_checks.ipynb #a752f2dd
 def _numeric(t): return t.is_floating_point() or t.is_complex()
@@ -181,22 +190,24 @@ def _which(learn):
     cols,n = columns(learn.batch),learn.n_inp
     if len(cols) <= n+1: return ''
     names = [repr(k) for k in (learn.batch if hasattr(learn.batch, 'keys') else range(len(cols)))]
-    return (f". The batch has the columns {', '.join(names)}; with n_inp={n} the model gets {', '.join(names[:n])}, and "
-            f"{names[n]} is the target. If it isn't, set n_inp, or let the data set give the inputs first, then the target, "
-            "then the rest")
+    return (f". The batch has the columns {', '.join(names)}; with n_inp={n} the model gets {', '.join(names[:n])}, "
+            f"and {names[n]} is the target. If it isn't, set n_inp, or let the data set give the inputs first, then "
+            "the target, then the rest")
 
 def _about_inputs(x, y, model):
     "What is wrong with the input `x` of a batch, before the model has computed anything"
     p = next(iter(model.parameters()), None)
-    if not isinstance(x, torch.Tensor): return f"the input is a {type(x).__name__}, not a tensor: convert it in the collate function"
+    if not isinstance(x, torch.Tensor):
+        return f"the input is a {type(x).__name__}, not a tensor: convert it in the collate function"
     if p is not None and x.device!=p.device:
         return f"the model is on {p.device}, the batch on {x.device}: add DeviceS() to the subscribers"
     if p is not None and x.dtype!=p.dtype and (_numeric(x) or x.dtype==torch.uint8):
-        return (f"the input is {x.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate function or "
-                f"model.to({x.dtype})")
+        return (f"the input is {x.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate "
+                f"function or model.to({x.dtype})")
     if isinstance(y, torch.Tensor) and not _numeric(x) and _numeric(y) and y.ndim > x.ndim:
-        return (f"the first column, the input, holds whole numbers of shape {tuple(x.shape)}, the one after it floats of shape "
-                f"{tuple(y.shape)}: if that is the wrong way round, change their order, dd.select_columns(['image','label'])")
+        return (f"the first column, the input, holds whole numbers of shape {tuple(x.shape)}, the one after it floats "
+                f"of shape {tuple(y.shape)}: if that is the wrong way round, change their order, "
+                "dd.select_columns(['image','label'])")
 
 def _about_layer(model, e):
     "Which layer of torch couldn't take its input"
@@ -210,14 +221,14 @@ def _about_layer(model, e):
         tb = tb.tb_next
     if not found or not type(found[0]).__module__.startswith('torch.nn'): return
     layer,shape = found
-    return (f"the layer {names[id(layer)] or 'model'}, {layer}, got an input of shape {shape}: change the layer, or the shape "
-            "of what goes in, in the model or in the collate function")
+    return (f"the layer {names[id(layer)] or 'model'}, {layer}, got an input of shape {shape}: change the layer, or "
+            "the shape of what goes in, in the model or in the collate function")
 
 def _about_targets(preds, y):
     "What is wrong with predictions and targets"
     if preds.ndim and y.ndim and len(preds)!=len(y):
-        return (f"the model returned {len(preds)} predictions (shape {tuple(preds.shape)}) for {len(y)} targets: keep the first "
-                "dimension of the batch in the model, x.flatten(1)")
+        return (f"the model returned {len(preds)} predictions (shape {tuple(preds.shape)}) for {len(y)} targets: keep "
+                "the first dimension of the batch in the model, x.flatten(1)")
     classes = preds.ndim > 1 and y.ndim==preds.ndim-1
     if classes and _numeric(y):
         return f"targets are {y.dtype}, but labels of classes must be whole numbers: y.long() in the collate function"
@@ -225,11 +236,11 @@ def _about_targets(preds, y):
         return f"targets are {y.dtype}, but labels of classes must be torch.int64: y.long() in the collate function"
     if classes and y.numel() and (int(y.min()) < 0 or int(y.max()) >= preds.shape[1]):
         n,top = preds.shape[1],int(y.max())
-        return (f"labels run from {int(y.min())} to {top}, but the model has {n} outputs, which means 0 to {n-1}: give it "
-                f"{top+1} outputs, or renumber the labels")
+        return (f"labels run from {int(y.min())} to {top}, but the model has {n} outputs, which means 0 to {n-1}: give "
+                f"it {top+1} outputs, or renumber the labels")
     if preds.shape!=y.shape and not classes:
-        return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: change the last layer of the "
-                "model, or the targets in the collate function, to what loss_fn wants")
+        return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: change the last layer of "
+                "the model, or the targets in the collate function, to what loss_fn wants")
 
 def advice(
     learn, # A learner whose batch failed
@@ -241,10 +252,11 @@ def advice(
     x,y = cols[0] if cols else None,cols[learn.n_inp] if len(cols) > learn.n_inp else None
     if not computed: text = _about_inputs(x, y, learn.model) or (e and _about_layer(learn.model, e))
     elif not isinstance(learn.preds, torch.Tensor):
-        return f"the model returned a {type(learn.preds).__name__}, not a tensor: return the predictions alone, or override get_loss"
+        return (f"the model returned a {type(learn.preds).__name__}, not a tensor: return the predictions alone, or "
+                "override get_loss")
     elif not isinstance(y, torch.Tensor): return
     elif y.device!=learn.preds.device:
-        return f"the predictions are on {learn.preds.device}, the targets on {y.device}: add DeviceS() to the subscribers"
+        return f"predictions are on {learn.preds.device}, targets on {y.device}: add DeviceS() to the subscribers"
     elif isinstance(x, torch.Tensor) and x.ndim and y.ndim and len(learn.preds)==len(x)!=len(y):
         text = f"the batch has {len(x)} inputs but {len(y)} targets: correct the data set or the collate function"
     else: text = _about_targets(learn.preds, y)
@@ -255,12 +267,14 @@ def annotate(
     learn, # A learner in whose fit it was raised
     e:BaseException # On its way to the caller
 ):
-    """Add a note to `e` that says in which epoch and batch it was raised, and advice to the message if it is an error of
-    torch about the batch"""
+    """Add a note to `e` that says in which epoch and batch it was raised, and advice to the message if it is an error
+    of torch about the batch"""
     before,mode = learn.batch_idx < 0,'training' if learn.training else 'validation'
-    add_note(e, 'nntrain: before the first batch' if before else f"nntrain: in epoch {learn.epoch}, {mode} batch {learn.batch_idx}")
+    kinds = RuntimeError,IndexError,ValueError,TypeError
+    add_note(e, f"nntrain: {'before the first' if before else f'in epoch {learn.epoch}, {mode}'} batch"
+             + ('' if before else f' {learn.batch_idx}'))
     of_subscriber = any('nntrain: in ' in n and ' of ' in n for n in getattr(e, '__notes__', []))
-    if before or of_subscriber or type(e) not in (RuntimeError, IndexError, ValueError, TypeError) or len(e.args)!=1: return
+    if before or of_subscriber or type(e) not in kinds or len(e.args)!=1: return
     steps,tb = set(),e.__traceback__ # which steps of the learner it passed through
     while tb:
         if tb.tb_frame.f_locals.get('self') is learn: steps.add(tb.tb_frame.f_code.co_name)

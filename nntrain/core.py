@@ -31,7 +31,8 @@ def set_seed(
 
 # %% ../nbs/00_core.ipynb #12438563
 def rng_state():
-    "The state of every random generator that training can draw from: Python's, NumPy's, and torch's on CPU, CUDA and MPS"
+    """The state of every random generator that training can draw from: Python's, NumPy's, and torch's on CPU, CUDA and
+    MPS"""
     res = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state())
     if torch.cuda.is_available() and torch.cuda.is_initialized(): res['cuda'] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available(): res['mps'] = torch.mps.get_rng_state()
@@ -164,8 +165,8 @@ class RunningMean:
         if not self.values: return
         v = torch.stack(self.values).flatten()
         if len(v)!=len(self.values):
-            raise ValueError(f"a value must be one number, not of shape {tuple(self.values[0].shape)}: take its mean (a loss "
-                             "function's `reduction='mean'`)")
+            raise ValueError(f"a value must be one number, not of shape {tuple(self.values[0].shape)}: take its mean "
+                             "(a loss function's `reduction='mean'`)")
         self.recent = v = v.to(torch.float32 if v.device.type=='mps' else torch.float64) # MPS has no float64
         self.total = self.total + (v*torch.tensor(self.weights, dtype=v.dtype, device=v.device)).sum()
         self.n += sum(self.weights)
@@ -234,10 +235,10 @@ def _hub_offline():
 # %% ../nbs/00_core.ipynb #7bd96d48
 def get_dataset(
     name:str, # `'digits'`, a folder, or the name of a data set on the Hugging Face hub
-    **kwargs # Passed to `datasets.load_dataset`, such as `split` or `revision`; for `'digits'` to `digits`, besides `split`
+    **kwargs # Passed to `datasets.load_dataset` (`split`, `revision`, ...); for `'digits'` to `digits`, besides `split`
 ):
-    """Load a data set by name as a `DatasetDict`. Raises `FileNotFoundError`, naming both ways out, if it's neither here
-    nor to be had."""
+    """Load a data set by name as a `DatasetDict`. Raises `FileNotFoundError`, naming both ways out, if it's neither
+    here nor to be had."""
     if not isinstance(name, (str, Path)) or not str(name):
         raise TypeError(f"name must be the name of a data set or a folder, not {name!r}")
     name,data = str(name),os.environ.get('NNTRAIN_DATA')
@@ -253,6 +254,6 @@ def get_dataset(
         with _hub_offline(): return load_dataset(name, **kwargs)
     except Exception as e:
         raise FileNotFoundError(
-            f"Data set {name!r} isn't in a folder here nor in the cache, and the hub can't be reached. Either connect to the "
-            f"network once, or put its Parquet files in a folder called {name!r} inside a folder that the environment "
-            "variable NNTRAIN_DATA names. 'digits' needs neither.") from e
+            f"Data set {name!r} isn't in a folder here nor in the cache, and the hub can't be reached. Either connect "
+            f"to the network once, or put its Parquet files in a folder called {name!r} inside a folder that the "
+            "environment variable NNTRAIN_DATA names. 'digits' needs neither.") from e

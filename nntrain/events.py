@@ -11,7 +11,7 @@ __all__ = ['CANCELS', 'EVENTS', 'CancelFitException', 'CancelEpochException', 'C
 import re,warnings
 from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import wraps
+from functools import lru_cache,wraps
 from operator import attrgetter
 from types import FunctionType
 from .core import add_note
@@ -74,7 +74,7 @@ class Subscriber:
         "The fit is over, however it ended: put everything back."
 
 _levels = dict(fit=0, epoch=1, batch=2)
-EVENTS = {e: _levels.get(e.split('_')[1], 3) for e in vars(Subscriber) if e.startswith(('before_', 'after_', 'cleanup_'))}
+EVENTS = {e: _levels.get(e.split('_')[1], 3) for e in vars(Subscriber) if re.match('before|after|cleanup', e)}
 
 # %% ../nbs/20_events.ipynb #a186dd9d
 class Listeners(dict):
@@ -101,7 +101,8 @@ def _note_event(e, event, f):
 
 # %% ../nbs/20_events.ipynb #899de792
 class _Bound:
-    "The listeners of an object's `subs`, bound again when these are other objects. A fit keeps its own in the instance."
+    """The listeners of an object's `subs`, bound again when these are other objects. A fit keeps its own in the
+    instance."""
     def __get__(self, publisher, cls=None):
         if publisher is None: return self
         ls = vars(publisher).get('_listeners')
@@ -137,7 +138,7 @@ class Publisher:
 # %% ../nbs/20_events.ipynb #259172ec
 class PublishEvents:
     "Run the decorated method between `before_{name}` and `after_{name}`; `cleanup_{name}` follows however it ends"
-    cancels = dict(fit=CancelFitException, epoch=CancelEpochException, batch=CancelBatchException, step=CancelStepException)
+    cancels = dict(zip(('fit', 'epoch', 'batch', 'step'), CANCELS))
     def __init__(self,
         name:str # `'fit'`, `'epoch'`, `'batch'`, `'step'`, or a name of your own; only these four can be cancelled
     ): self.name = name
@@ -147,13 +148,15 @@ class PublishEvents:
         cancel = self.cancels.get(self.name, ()) # `except ()` catches nothing
         @wraps(f)
         def _f(learn, *args, **kwargs):
+            listeners = learn.listeners
             try:
-                learn.publish(before)
+                if listeners[before]: learn.publish(before)
                 res = f(learn, *args, **kwargs)
-                learn.publish(after)
+                if listeners[after]: learn.publish(after)
                 return res
             except cancel: pass
-            finally: learn.unwind(cleanup)
+            finally:
+                if listeners[cleanup]: learn.unwind(cleanup)
         return _f
 
 # %% ../nbs/20_events.ipynb #f50d0869
@@ -182,37 +185,46 @@ def show_events(
 
 # %% ../nbs/20_events.ipynb #04c8cc91
 _event = re.compile(r'(before|after|cleanup)_\w+$')
-_foreign = re.compile('on_(?:train_)?(?:(fit|epoch|batch)_)?(begin|start|end)|begin_(fit|epoch|batch)') # other libraries' names
+# as other libraries call their events
+_foreign = re.compile('on_(?:train_)?(?:(fit|epoch|batch)_)?(begin|start|end)|begin_(fit|epoch|batch)')
 _steps = 'predict','get_loss','backward','step','zero_grad'
 
-def _meant(name, known):
+@lru_cache(maxsize=256)
+def _methods(cls):
+    "Name → function for the public methods of a class; properties are left alone"
+    return {k: f for k in dir(cls) if k[0]!='_' and isinstance(f := getattr(cls, k, None), FunctionType)}
+
+def _meant(name):
     "The event that `name` is close to, `''` if it only looks like an event; `None` for a method that is none"
     if m := _foreign.fullmatch(name): return f"{'after' if m[2]=='end' else 'before'}_{m[1] or m[3] or 'fit'}"
-    flat,plain = name.replace('_', '').lower(),{o.replace('_', ''): o for o in known}
-    if not _event.match(name) and not flat.endswith(tuple(o.split('_', 1)[-1] for o in known)): return None
+    flat,plain = name.replace('_', '').lower(),{o.replace('_', ''): o for o in EVENTS}
+    if not _event.match(name) and not flat.endswith(tuple(o.split('_', 1)[-1] for o in EVENTS)): return None
     near = get_close_matches(flat, plain, n=1, cutoff=.85)
     return plain[near[0]] if near else '' if _event.match(name) else None
 
-def _methods(s):
-    "Name → function for the public methods of the class of `s`; properties are left alone"
-    return {k: f for k in dir(type(s)) if k[0]!='_' and isinstance(f := getattr(type(s), k, None), FunctionType)}
+@lru_cache(maxsize=256)
+def _suspects(cls):
+    """Name → what was probably meant, for methods of a class of subscribers that aren't events but look like one, or
+    like a step"""
+    res = {}
+    for name,f in _methods(cls).items():
+        if hasattr(Subscriber, name): continue
+        if name in _steps and f.__code__.co_varnames[:f.__code__.co_argcount]==('self', 'learn'): res[name] = 'step'
+        elif (near := _meant(name)) is not None: res[name] = near
+    return res
 
 def check_names(
     learn:Publisher, # Its subscribers are looked at, after at least one pass
     sure:bool=True # Names close to that of an event, and steps? If not, all others: they may be published later
 ):
     "Warn about methods of subscribers that look like events, or like steps, and that nobody has called"
-    known = [*EVENTS, *(e for e in learn.listeners if e not in EVENTS)]
     for s in learn.subs:
-        for name,f in _methods(s).items():
-            if name in known or hasattr(Subscriber, name): continue
-            why = f"{type(s).__name__}.{name} is never called: "
-            if sure and name in _steps and f.__code__.co_varnames[:f.__code__.co_argcount]==('self', 'learn'):
-                warnings.warn(f"{why}it is a step, not an event. Steps are overridden in a subclass of Learner.", stacklevel=2)
-            elif sure and (near := _meant(name, known)):
-                warnings.warn(f"{why}no event has that name. Did you mean `{near}`?", stacklevel=2)
-            elif not sure and _meant(name, known)=='':
-                warnings.warn(f"{why}no event of that name was published. show_events(learn) lists them.", stacklevel=2)
+        for name,near in _suspects(type(s)).items():
+            if name in learn.listeners or sure != bool(near): continue
+            hint = ("no event of that name was published. show_events(learn) lists them." if not near else
+                    "it is a step, not an event. Steps are overridden in a subclass of Learner." if near=='step' else
+                    f"no event has that name. Did you mean `{near}`?")
+            warnings.warn(f"{type(s).__name__}.{name} is never called: {hint}", stacklevel=2)
 
 # %% ../nbs/20_events.ipynb #9d072c08
 def check_subs(
@@ -231,9 +243,9 @@ def check_subs(
         if not isinstance(s.order, (int, float)):
             raise TypeError(f"{name}.order must be a number, not {s.order!r}: try MetricsS.order + 1")
         if any(s is o for o in subs[:i]):
-            raise ValueError(f"subs holds the same {name} twice, and each event would call it twice: leave one out (those "
-                             "of the learner take part in every fit), or make a second one")
-        for event,f in _methods(s).items():
+            raise ValueError(f"subs holds the same {name} twice, and each event would call it twice: leave one out "
+                             "(those of the learner take part in every fit), or make a second one")
+        for event,f in _methods(type(s)).items():
             if event in EVENTS and f.__code__.co_argcount < 2 and not f.__code__.co_flags & 4: # 4: it takes *args
                 raise TypeError(f"{name}.{event} must take the learner: write `def {event}(self, learn)`")
     return list(subs)

@@ -25,10 +25,10 @@ def bad_weight(
     "The name of the first parameter or buffer of `model` that isn't finite, or `None`"
     named = named_tensors(model).items()
     floats = [(k, t.detach()) for k,t in named if k not in meant and (t.is_floating_point() or t.is_complex())]
-    if not floats: return None
-    device = floats[0][1].device
-    total = torch.stack([t.sum().abs().to(device, torch.float32) for _,t in floats]).sum()
-    if bool(torch.isfinite(total)): return None # one question to the device; a sum may also grow too large, so look again
+    sums = [t.sum() for _,t in floats]
+    if len({(s.dtype, s.device) for s in sums}) > 1: sums = [s.abs().to(sums[0].device, torch.float32) for s in sums]
+    if not sums or bool(torch.isfinite(torch.stack(sums)).all()): return None # one question to the device
+    # a sum may be too large for its type: look at each
     return next((k for k,t in floats if not _finite(t)), None)
 
 @torch.no_grad()
@@ -46,23 +46,28 @@ def first_nonfinite(
             if not _finite(out): found.append(f'the output of module {name or type(m).__name__} ({type(m).__name__})')
         return module.register_forward_hook(hook)
     hooks = [watch(*o) for o in getattr(learn.model, 'named_modules', lambda: ())()]
-    modes = [(m, m.training) for m in getattr(learn.model, 'modules', list)()]
-    try: learn.model.eval(); learn.model(*cols[:n])
+    modes,preds = [(m, m.training) for m in getattr(learn.model, 'modules', list)()],getattr(learn, 'preds', None)
+    try: learn.model.eval(); learn.predict()
+    except Exception: pass # what is asked for is only where to look
     finally:
+        learn.preds = preds
         for h in hooks: h.remove()
         for m,mode in modes: m.training = mode
     return found[0] if found else 'the loss (inputs, weights and outputs are finite)'
 
 # %% ../nbs/22_finite.ipynb #d2424608
 class NaNStopS(Subscriber):
-    """Stops a fit whose loss or weights aren't finite, with the last good weights. `Learner` adds one that looks every 256
-    batches. Raises `ValueError` or `TypeError` on bad arguments; the fit raises `FloatingPointError`."""
+    """Stops a fit whose loss or weights aren't finite, with the last good weights. `Learner` adds one that looks every
+    256 batches. Raises `ValueError` or `TypeError` on bad arguments; the fit raises `FloatingPointError`."""
     order,active,skipped = -10,False,0 # before whatever works with the loss
     def __init__(self,
         action:str='raise', # `'raise'` stops, `'skip'` leaves the batch out, `'warn'` goes on
-        every:int=None # Look at the loss after so many batches, and wait for it; `None` is 1 with `'skip'` or on the CPU, else 256
+        every:int=None # Wait for the loss after so many batches, 0 never; `None` is 1 with `'skip'` or on the CPU, else 0
     ):
-        self.action,self.every = choice('action', action, ('raise', 'skip', 'warn')),whole('every', every, 1, 'batches', none=True)
+        self.action = choice('action', action, ('raise', 'skip', 'warn'))
+        self.every = whole('every', every, 0, 'batches', none=True)
+        if every==0: self.after_loss = None # what isn't needed isn't called
+        if action!='skip': self.before_batch = self.after_backward = None
         if action=='skip' and every not in (None, 1):
             raise ValueError(f"every must be 1 to skip a batch before its step, not {every!r}")
 
@@ -77,19 +82,19 @@ class NaNStopS(Subscriber):
         self.keep(learn, 'the beginning of the fit')
 
     def before_batch(self, learn):
-        if self.active and self.action=='skip': # a forward pass changes the statistics of a batch norm
+        if self.active: # a forward pass changes the statistics of a batch norm
             self.buffers = [(b, b.clone()) for b in getattr(learn.model, 'buffers', list)()]
 
     def after_loss(self, learn):
         if not self.active: return
         self.i += 1
-        every = self.every or (1 if self.action=='skip' or learn.loss.device.type=='cpu' else 256)
-        if self.i%every==0 and not _finite(learn.loss):
+        every = self.every or int(self.action=='skip' or learn.loss.device.type=='cpu')
+        if every and self.i%every==0 and not _finite(learn.loss):
             if self.action=='skip': self.skip()
             self.stop(learn, f"the loss ({learn.loss.item()}) isn't finite at {self.place(learn)}")
 
     def after_backward(self, learn):
-        if not self.active or self.action!='skip': return
+        if not self.active: return
         scaled = any(getattr(s, 'scaler', None) for s in learn.subs) # a scaler leaves such steps out by itself
         if not scaled and not all(_finite(p.grad) for p in learn.model.parameters()):
             for p in learn.model.parameters(): p.grad = None # not `zero_grad`, which may let them fade
@@ -127,7 +132,8 @@ class NaNStopS(Subscriber):
         if {k: t.shape for k,t in kept.items()} != {k: t.shape for k,t in now.items()}:
             kept = {k: torch.empty_like(t) for k,t in now.items()}
         for k,t in now.items(): kept[k].copy_(t.detach())
-        self.kept,self.opt_state = kept,map_tensors(torch.clone, getattr(learn.opt, 'state_dict', dict)())
+        state = getattr(learn.opt, 'state', None) and learn.opt.state_dict()
+        self.kept,self.opt_state = kept,map_tensors(torch.clone, state)
 
     def look(self, learn):
         "Are the last losses and the weights finite? If so, and in training, keep them"
@@ -138,7 +144,8 @@ class NaNStopS(Subscriber):
             place = f"epoch {learn.epoch}, {'training' if learn.training else 'validation'} batch {i}"
             self.stop(learn, f"the loss ({losses[bad[0]].item()}) isn't finite at {place}", name)
         elif name: self.stop(learn, f"a weight isn't finite at {self.place(learn)}", name)
-        elif learn.training: self.keep(learn, f'epoch {learn.epoch}, batch {learn.batch_idx}') # validation may use others
+        elif learn.training: # validation may use other weights
+            self.keep(learn, f'epoch {learn.epoch}, batch {learn.batch_idx}')
 
     def weights_ok(self,
         learn, # A learner, within a fit
@@ -158,8 +165,9 @@ class NaNStopS(Subscriber):
         for k,t in named_tensors(learn.model).items():
             if k in self.kept: t.copy_(self.kept[k])
         if self.opt_state: learn.opt.load_state_dict(self.opt_state)
-        raise FloatingPointError(f"{msg}. Weights and optimizer are back at {self.where}, where they were finite. Try a "
-                                 "smaller lr, clip gradients, look at the data; or see NaNStopS.")
+        elif hasattr(learn.opt, 'state'): learn.opt.state.clear() # it had none yet
+        raise FloatingPointError(f"{msg}. Weights and optimizer are back at {self.where}, where they were finite. Try "
+                                 "a smaller lr, clip gradients, look at the data; or see NaNStopS.")
 
     def state_dict(self):
         "How many batches were left out so far"

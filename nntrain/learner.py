@@ -26,7 +26,7 @@ class Learner(Publisher):
         model, # An `nn.Module`, or anything that can be called and has `parameters()` and `train()`
         dls, # Has the loaders `train` and `valid`, as `DataLoaders` does; `valid` may be `None`
         loss_fn, # Called with predictions and targets; returns a scalar tensor, the mean over the batch
-        optim_class, # Called with parameters and learning rate: `torch.optim.SGD`, `partial(torch.optim.AdamW, eps=1e-6)`
+        optim_class, # Called with the parameters and `lr`: `torch.optim.SGD`, `partial(torch.optim.Adam, eps=1e-6)`
         lr:float, # Learning rate, unless `fit` gets another one
         subs=(), # Subscribers that take part in every fit; none of them twice
         *, n_inp:int=1 # How many columns of a batch go to the model; the one after them is the target
@@ -44,8 +44,8 @@ class Learner(Publisher):
         lr:float=None, # Learning rate of this fit; `None` takes that of the learner
         *, keep_opt=False # Go on with the optimizer of the last fit, momentum and all, instead of making a new one?
     ):
-        """Train and validate. Raises `TypeError` or `ValueError` on bad arguments, `RuntimeError` within another fit, before
-        anything is touched; leaves no trace but weights, optimizer and history."""
+        """Train and validate. Raises `TypeError` or `ValueError` on bad arguments, `RuntimeError` within another fit,
+        before anything is touched; leaves no trace but weights, optimizer and history."""
         epochs,valid,lr = self._checked(epochs, train, valid, subs, lr)
         with no_trace(self, subs):
             self.n_epochs,self.epochs,self.trains = epochs,range(epochs),train
@@ -164,8 +164,8 @@ class Learner(Publisher):
         ax=None, # Matplotlib axes to draw on; `None` makes new ones
         *, log=False # A logarithmic scale for the losses?
     ):
-        """Plot the losses of training and validation, pass by pass, over all fits so far; the best validation is marked.
-        Epochs are counted from 0. Returns the axes; raises `ValueError` before the first fit."""
+        """Plot the losses of training and validation, pass by pass, over all fits so far; the best validation is
+        marked. Epochs are counted from 0. Returns the axes; raises `ValueError` before the first fit."""
         import matplotlib.pyplot as plt
         if not self.history: raise ValueError("there is no history to plot: fit first")
         ax = plt.subplots(figsize=(6,3.6))[1] if ax is None else ax
@@ -202,7 +202,7 @@ class Learner(Publisher):
         from nntrain.predict import predict_item
         return predict_item(self, item)
     def fit_one_cycle(self, *args, **kwargs):
-        "Fit with a learning rate that rises and falls: `(epochs, lr, ...)`. See `nntrain.schedule.fit_one_cycle`."
+        "Fit with a learning rate that rises and falls: `(epochs, max_lr, ...)`. See `nntrain.schedule.fit_one_cycle`."
         from nntrain.schedule import fit_one_cycle
         return fit_one_cycle(self, *args, **kwargs)
     def plot_lr(self, *args, **kwargs):
@@ -281,19 +281,20 @@ def check_free(
 ):
     "Raise `RuntimeError` if `learn` is in the middle of a fit"
     if learn.fitting:
-        raise RuntimeError("this learner is in the middle of a fit, which another fit, validate or lr_find would upset: in an "
-                           "event use learn.get_preds(dl), or another Learner")
+        raise RuntimeError("this learner is in the middle of a fit, which another fit, validate or lr_find would "
+                           "upset: in an event use learn.get_preds(dl), or another Learner")
 
 @contextmanager
 def no_trace(
     learn, # A learner
     subs=() # Subscribers that take part, besides those of `learn`
 ):
-    """Within the block the subscribers are those of a fit, bound once. However it ends, afterwards subscribers and training
-    modes are what they were, and there are no gradients."""
+    """Within the block the subscribers are those of a fit, bound once. However it ends, afterwards subscribers and
+    training modes are what they were, and there are no gradients."""
     model,own = learn.model,learn.subs
-    modes = [(m, m.training) for m in (model.modules() if hasattr(model, 'modules') else [model]) if hasattr(m, 'training')]
-    added = [FirstPassS(), *([] if any(isinstance(s, NaNStopS) for s in (*own, *subs)) else [NaNStopS(every=256)])]
+    modules = model.modules() if hasattr(model, 'modules') else [model]
+    modes = [(m, m.training) for m in modules if hasattr(m, 'training')]
+    added = [FirstPassS(), *([] if any(isinstance(s, NaNStopS) for s in (*own, *subs)) else [NaNStopS(every=0)])]
     learn.subs = _FitSubs([*added, *own, *subs])
     learn.listeners,learn.epoch,learn.batch_idx,learn.fitting = Listeners(learn.subs),0,-1,True
     for p in model.parameters(): p.grad = None

@@ -47,19 +47,20 @@ class FunctionMetric:
 
 def _as_metric(name, m):
     if name in ('epoch', 'mode', 'loss', 'seconds', 'samples'):
-        raise ValueError(f"a metric can't be called {name!r}: the history has a column of that name. Choose another one.")
+        raise ValueError(f"a metric can't be called {name!r}: the history has a column of that name. Choose another "
+                         "one.")
     instance(f'metric {name!r}', m)
     missing = [o for o in ('update', 'compute', 'reset') if not callable(getattr(m, o, None))]
     if not missing: return m
     if len(missing)==3 and callable(m): return FunctionMetric(m)
-    raise TypeError(f"metric {name!r} has no method `{missing[0]}`: give an object of torchmetrics or torcheval, one with "
-                    "update, compute and reset, or a function of predictions and targets")
+    raise TypeError(f"metric {name!r} has no method `{missing[0]}`: give an object of torchmetrics or torcheval, one "
+                    "with update, compute and reset, or a function of predictions and targets")
 
 class MetricsS(Subscriber):
-    """Computes metrics over each epoch, prints a dictionary of strings, and adds plain numbers to `learn.history`. Raises
-    `TypeError` if one isn't a metric, `ValueError` if its name is a column of the history already."""
+    """Computes metrics over each epoch, prints a dictionary of strings, and adds plain numbers to `learn.history`.
+    Raises `TypeError` if one isn't a metric, `ValueError` if its name is a column of the history already."""
     def __init__(self,
-        **metrics # Name → an object with `update(preds, targets)`, `compute()` and `reset()`, or a function `f(preds, targets)`
+        **metrics # Name → an object with `update(preds, targets)`, `compute()`, `reset()`; or a function of both
     ): self.metrics,self.device = {k: _as_metric(k, m) for k,m in metrics.items()},None
 
     def before_fit(self, learn): learn.metrics,self.device = self,None
@@ -72,7 +73,8 @@ class MetricsS(Subscriber):
 
     @torch.no_grad()
     def update(self, learn):
-        "Take the batch into every metric, on the device where the loss is (the CPU for MPS, which lacks double precision)"
+        """Take the batch into every metric, on the device where the loss is (the CPU for MPS, which lacks double
+        precision)"""
         preds,y,device = learn.preds,columns(learn.batch)[learn.n_inp],learn.loss.device
         if device.type=='mps': preds,y,device = to_cpu(preds),to_cpu(y),torch.device('cpu')
         if device != self.device:
@@ -95,15 +97,16 @@ class MetricsS(Subscriber):
 
 # %% ../nbs/21_subscribers.ipynb #983901c6
 class DeviceS(Subscriber):
-    "Moves the model before the fit and each batch before it is used. Raises `ValueError` for a device that isn't there."
+    """Moves the model before the fit and each batch before it is used. Raises `ValueError` for a device that isn't
+    there."""
     def __init__(self,
         device:str|torch.device|None=None # Where to; `None` picks the accelerator if there is one, else the CPU
     ):
         self.device = default_device() if device is None else device
         try: self.device = torch.device(self.device); torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError, TypeError) as e:
-            raise ValueError(f"device: torch can't use {str(device)!r} here ({str(e).splitlines()[0]}). Leave it out, and "
-                             f"DeviceS() takes what there is: {default_device()}") from e
+            raise ValueError(f"device: torch can't use {str(device)!r} here ({str(e).splitlines()[0]}). Leave it out, "
+                             f"and DeviceS() takes what there is: {default_device()}") from e
 
     def before_fit(self, learn): learn.model.to(self.device)
     def before_batch(self, learn): learn.batch = to_device(learn.batch, self.device)
@@ -116,8 +119,8 @@ def snapshot(
     that puts it all back, bit for bit. Raises `ValueError` if a lazy layer has no weights yet."""
     model,opt,dls,rng = learn.model,learn.opt,learn.dls,rng_state()
     if any(map(torch.nn.parameter.is_lazy, model.parameters())):
-        raise ValueError("model has lazy layers without weights, so it can't be put back afterwards: let it compute one batch "
-                         "first, model(x)")
+        raise ValueError("model has lazy layers without weights, so it can't be put back afterwards: let it compute "
+                         "one batch first, model(x)")
     tensors = {k: t.detach().clone() for k,t in named_tensors(model).items()}
     states = [(o, deepcopy(o.state_dict())) for o in (opt, dls) if hasattr(o, 'state_dict')]
     @torch.no_grad()
@@ -186,7 +189,8 @@ class LRFindS(Subscriber):
         """Plot the losses over the learning rates, on a log axis, with the suggestion marked. Returns the axes; raises
         `ValueError` before a search."""
         if not self.lrs:
-            raise ValueError("there is nothing to plot: give the finder to a fit first, learn.fit(1, lr=1e-5, subs=[finder])")
+            raise ValueError("there is nothing to plot: give the finder to a fit first, learn.fit(1, lr=1e-5, "
+                             "subs=[finder])")
         import matplotlib.pyplot as plt
         ax = plt.subplots(figsize=(6,3.6))[1] if ax is None else ax
         ax.plot(self.lrs, self.losses)
@@ -245,8 +249,8 @@ class ProgressS(Subscriber):
 
     def before_epoch(self, learn):
         if self.mbar is None: return
-        self.dl,total = learn.dl,n_batches(learn.dl)
-        learn.dl = self.bar = self.child(learn.dl, total='noinfer' if total is None else total, leave=False, parent=self.mbar)
+        self.dl,n = learn.dl,n_batches(learn.dl)
+        learn.dl = self.bar = self.child(learn.dl, total='noinfer' if n is None else n, leave=False, parent=self.mbar)
         self.bar.comment = LossText(learn)
 
     def after_batch(self, learn):

@@ -8,10 +8,11 @@ __all__ = ['with_column', 'seeded_on', 'AugmentS', 'NormalizationS']
 # %% ../nbs/31_transforms.ipynb #b3edaa48
 from contextlib import contextmanager,nullcontext
 import torch
+from .checks import whole
 from .core import columns
 from .dataloaders import mix_seed,seeded
-from .subscribers import DeviceS,searching
 from .schedule import StatefulS
+from .subscribers import DeviceS,searching
 
 # %% ../nbs/31_transforms.ipynb #9d42823a
 def with_column(
@@ -22,8 +23,8 @@ def with_column(
     "A copy of `batch` with column `i` replaced"
     if isinstance(batch, tuple) and hasattr(batch, '_fields'): return batch._replace(**{batch._fields[i]: x})
     if isinstance(batch, (list, tuple)): return type(batch)(x if j==i else o for j,o in enumerate(batch))
-    if hasattr(batch, 'values') and not isinstance(batch, torch.Tensor): return type(batch)({k: x if j==i else o for j,(k,o) in enumerate(batch.items())})
-    return x
+    if isinstance(batch, torch.Tensor) or not hasattr(batch, 'values'): return x
+    return type(batch)({k: x if j==i else o for j,(k,o) in enumerate(batch.items())})
 
 # %% ../nbs/31_transforms.ipynb #c44e1b90
 @contextmanager
@@ -31,36 +32,43 @@ def seeded_on(
     device:torch.device, # Its generator is seeded too, if it is a GPU
     *key:int # Whole numbers, none negative
 ):
-    "Inside the block all generators that a transform on `device` can use start from `key`; after it they are as they were"
-    with seeded(*key):
-        if device.type!='cuda': yield; return
-        with torch.random.fork_rng([device]): torch.cuda.manual_seed(mix_seed(*key)); yield
+    "Inside the block all generators that a transform on `device` can use start from `key`; after it they are as before"
+    with seeded(*key), torch.random.fork_rng([device], enabled=device.type=='cuda'):
+        if device.type=='cuda': torch.cuda.manual_seed(mix_seed(*key))
+        yield
 
 class AugmentS(StatefulS):
-    "Changes the inputs of training batches at random, the same way for the same (seed, epoch, batch). Raises `TypeError` or `ValueError` on bad arguments; in the fit, `ValueError` if the inputs are no pictures and torchvision would take them for one."
+    """Changes the inputs of training batches at random, the same way for the same (seed, epoch, batch). Raises
+    `TypeError` or `ValueError` on bad arguments; in the fit, `ValueError` if the inputs are no pictures and
+    torchvision would take them for one."""
     order,state,epoch,i = DeviceS.order+1,('epoch', 'i'),0,0
     def __init__(self,
-        transform, # Called with inputs of shape (samples, channels, height, width), on their device: a v2 transform of torchvision, or a function
+        transform, # Called with inputs (samples, channels, height, width): a v2 transform of torchvision, or a function
         *, draws:int=8, # In how many parts a batch is cut; each is changed in its own way
         seed:int=0 # Seed of the random numbers
     ):
-        if not callable(transform): raise TypeError(f"transform must be callable, not {transform!r}: try torchvision.transforms.v2.RandomHorizontalFlip()")
-        if isinstance(draws, bool) or not hasattr(draws, '__index__') or draws < 1: raise ValueError(f"draws must be a whole number above 0, not {draws!r}")
-        self.transform,self.draws,self.seed = transform,draws,seed
+        if not callable(transform):
+            raise TypeError(f"transform must be callable, not {transform!r}: try v2.RandomHorizontalFlip(), from "
+                            "torchvision.transforms")
+        self.transform,self.draws,self.seed = transform,whole('draws', draws, 1, 'parts'),seed
 
     def before_fit(self, learn): self.start = self.epoch,self.i; self.begin()
 
     def before_batch(self, learn):
-        if not learn.model.training: return
+        if not learn.training: return
         learn.batch = with_column(learn.batch, 0, self.augment(columns(learn.batch)[0]))
         self.i += 1
 
-    def augment(self, x):
-        "Transform `x` with the random numbers of this epoch and batch, in full precision"
+    def augment(self,
+        x # The inputs of a batch
+    ):
+        "`x`, transformed in full precision with the random numbers of this epoch and batch"
         if x.ndim<4 and type(self.transform).__module__.startswith('torchvision'):
-            raise ValueError(f"AugmentS got inputs of shape {tuple(x.shape)}, and torchvision would take them for one picture: don't flatten, partial(hf_ds_collate_fn, flatten=False)")
+            raise ValueError(f"AugmentS got inputs of shape {tuple(x.shape)}, and torchvision would take them for one "
+                             "picture: don't flatten, partial(hf_ds_collate_fn, flatten=False)")
         kind = x.device.type
-        with seeded_on(x.device, self.seed, self.epoch, self.i), torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        with (seeded_on(x.device, self.seed, self.epoch, self.i),
+              torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()):
             return torch.cat([self.transform(o) for o in x.chunk(self.draws)])
 
     def cleanup_epoch(self, learn): # cancelled ones count, as they do for the loader; validation draws nothing
@@ -72,36 +80,47 @@ class AugmentS(StatefulS):
 
 # %% ../nbs/31_transforms.ipynb #d49916d6
 class NormalizationS(StatefulS):
-    "Subtracts `mean` from the inputs of every batch and divides by `std`. Raises `ValueError` if one of them is missing, if they don't fit together, or not the inputs."
-    order,state,device = AugmentS.order+1,('mean', 'std'),None
+    """Subtracts `mean` from the inputs of every batch and divides by `std`. Raises `ValueError` if one of them is
+    missing, if they don't fit together, or not the inputs."""
+    order,state,made = AugmentS.order+1,('mean', 'std'),None
     def __init__(self,
         mean=None, # A number, or one per channel; `None` takes that of the training data
         std=None # Likewise
     ):
-        if (mean is None) != (std is None): raise ValueError(f"give mean and std, or neither to take those of the training data, not mean={mean!r} and std={std!r}")
-        self.measure,self.mean,self.std = mean is None,mean,std
-        if not self.measure: self.check()
+        if (mean is None) != (std is None):
+            raise ValueError("give mean and std, or neither to take those of the training data, "
+                             f"not mean={mean!r} and std={std!r}")
+        self.measure,self.mean,self.std = mean is None,None,None
+        if not self.measure: self.set(mean, std)
 
-    def check(self):
-        "Raises `ValueError` unless mean and std have the same length and every std is above 0"
-        self.mean,self.std = (torch.as_tensor(o, dtype=torch.float32).flatten().tolist() for o in (self.mean, self.std))
-        if len(self.mean)!=len(self.std): raise ValueError(f"mean and std must be as many, not {len(self.mean)} and {len(self.std)}")
-        if not min(self.std) > 0: raise ValueError(f"std must be above 0, not {self.std}: a channel that never changes can't be scaled; give a std of 1 for it")
+    def set(self,
+        mean, # A number, or one per channel
+        std # Likewise
+    ):
+        "Take mean and std over. Raises `ValueError` unless they have the same length and every std is above 0."
+        self.mean,self.std = (torch.as_tensor(o, dtype=torch.float32).flatten().tolist() for o in (mean, std))
+        if len(self.mean)!=len(self.std):
+            raise ValueError(f"mean and std must be as many, not {len(self.mean)} and {len(self.std)}")
+        if not min(self.std) > 0:
+            raise ValueError(f"std must be above 0, not {self.std}: a channel that never changes can't be scaled; "
+                             "give a std of 1 for it")
 
     def before_fit(self, learn):
-        if self.measure: self.take(learn)
-        self.device = None
+        if self.measure: self.set(*learn.dls.stats())
         self.begin()
 
-    def take(self, learn): "Mean and std of the training data"; self.mean,self.std = learn.dls.stats(); self.check()
-
     def before_batch(self, learn):
-        if self.mean is None: self.take(learn) # predictions before any fit
+        if self.mean is None: self.set(*learn.dls.stats()) # predictions before any fit
         learn.batch = with_column(learn.batch, 0, self.normalize(columns(learn.batch)[0]))
 
-    def normalize(self, x):
+    def normalize(self,
+        x # The inputs of a batch
+    ):
         "`x` with mean 0 and standard deviation 1. The two numbers travel to the device once."
-        if self.device != x.device: self.device,self.ms = x.device,[torch.tensor(o, device=x.device) for o in (self.mean, self.std)]
-        if len(self.mean) not in (1, x.shape[1]): raise ValueError(f"NormalizationS has {len(self.mean)} means, and the inputs, of shape {tuple(x.shape)}, have {x.shape[1]} channels")
-        m,s = (o.view(-1, *[1]*(x.ndim-2)) for o in self.ms)
+        if self.made != (key := (x.device, self.mean, self.std)):
+            self.made,self.tensors = key,[torch.tensor(o, device=x.device) for o in key[1:]]
+        if len(self.mean) not in (1, x.shape[1]):
+            raise ValueError(f"NormalizationS has {len(self.mean)} means, and the inputs, of shape {tuple(x.shape)}, "
+                             f"have {x.shape[1]} channels")
+        m,s = (o.view(-1, *[1]*(x.ndim-2)) for o in self.tensors)
         return (x-m)/s

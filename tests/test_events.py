@@ -1,30 +1,33 @@
 """The contract of the library: which events are published, in which order, whatever happens on the way.
 
 A fit of one epoch, one training batch and one validation batch; at each of its events in turn, each kind of exception is
-raised. Short names: `bf` is before_fit, `ae` after_epoch, `cb` cleanup_batch; `ap al ag as` are after_predict, after_loss,
-after_backward (the gradients) and after_step; capitals are validation."""
+raised. Short names: `bf` is before_fit, `ae` after_epoch, `cb` cleanup_batch; `ap al ag` are after_predict, after_loss and
+after_backward (the gradients), `bs as cs` before_step, after_step and cleanup_step; capitals are validation."""
 import copy, re
 from operator import attrgetter
 from types import SimpleNamespace
 
 import pytest, torch, torch.nn.functional as F
 from torch import nn
-from nntrain.events import Subscriber, published
-from nntrain.learner import CancelBatchException, CancelEpochException, CancelFitException, Learner
+from nntrain.events import EVENTS, Subscriber
+from nntrain.learner import CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, Learner
 
 LONG = dict(bf='before_fit', be='before_epoch', bb='before_batch', ap='after_predict', al='after_loss', ag='after_backward', ab='after_batch',
-            cb='cleanup_batch', ae='after_epoch', ce='cleanup_epoch', af='after_fit', cf='cleanup_fit') | {'as': 'after_step'}
+            cb='cleanup_batch', ae='after_epoch', ce='cleanup_epoch', af='after_fit', cf='cleanup_fit', bs='before_step', cs='cleanup_step') | {'as': 'after_step'}
 SHORT = {v: k for k, v in LONG.items()}
-NORMAL = 'bf be bb ap al ag as ab cb ae ce BE BB AP AL AB CB AE CE af cf'.split()
+NORMAL = 'bf be bb ap al ag bs as cs ab cb ae ce BE BB AP AL AB CB AE CE af cf'.split()
 
 # What follows the event at which the exception was raised, in training and in validation, until the fit is over.
 VALID = 'BE BB AP AL AB CB AE CE af cf'                   # the validation pass that comes after a training pass
 AFTER_BATCH, AFTER_EPOCH = 'ae ce '+VALID, VALID          # how a fit goes on after a training batch, after a training pass
-IN_BATCH, IN_EPOCH = 'bb ap al ag as ab'.split(), 'be ae'.split()
+IN_STEP, IN_BATCH, IN_EPOCH = 'bs as'.split(), 'bb ap al ag ab'.split(), 'be ae'.split()
 VIN_BATCH, VIN_EPOCH = 'BB AP AL AB'.split(), 'BE AE'.split()
 
 def rest(kind, at):
     "The events after `at`, written out for each level; and whether the exception comes out of `fit`"
+    if at in IN_STEP:                                     # a cancelled step: the batch completes
+        return {'step': ('cs ab cb '+AFTER_BATCH, False), 'batch': ('cs cb '+AFTER_BATCH, False), 'epoch': ('cs cb ce '+AFTER_EPOCH, False),
+                'fit': ('cs cb ce cf', False)}.get(kind, ('cs cb ce cf', True))
     if at in IN_BATCH:
         return {'batch': ('cb '+AFTER_BATCH, False), 'epoch': ('cb ce '+AFTER_EPOCH, False), 'fit': ('cb ce cf', False)}.get(kind, ('cb ce cf', True))
     if at in VIN_BATCH:
@@ -34,12 +37,13 @@ def rest(kind, at):
     if at in VIN_EPOCH: return {'epoch': ('CE af cf', False), 'fit': ('CE cf', False)}.get(kind, ('CE cf', True))
     if at in ('bf', 'af'): return {'fit': ('cf', False)}.get(kind, ('cf', True))
     # a failing clean-up: it is over there, and every level above cleans up; a cancel of a level above still means that level
+    if at == 'cs': return {'batch': ('cb '+AFTER_BATCH, False), 'epoch': ('cb ce '+AFTER_EPOCH, False), 'fit': ('cb ce cf', False)}.get(kind, ('cb ce cf', True))
     if at == 'cb': return {'epoch': ('ce '+AFTER_EPOCH, False), 'fit': ('ce cf', False)}.get(kind, ('ce cf', True))
     if at == 'CB': return {'epoch': ('CE af cf', False), 'fit': ('CE cf', False)}.get(kind, ('CE cf', True))
     if at in ('ce', 'CE'): return {'fit': ('cf', False)}.get(kind, ('cf', True))
     return '', True                                       # cleanup_fit: nothing is left to do
 
-KINDS = dict(batch=CancelBatchException, epoch=CancelEpochException, fit=CancelFitException, error=ValueError, ctrl_c=KeyboardInterrupt)
+KINDS = dict(step=CancelStepException, batch=CancelBatchException, epoch=CancelEpochException, fit=CancelFitException, error=ValueError, ctrl_c=KeyboardInterrupt)
 
 class Recorder(Subscriber):
     "Writes down every event; raises `exc` at the event `at`"
@@ -47,7 +51,7 @@ class Recorder(Subscriber):
     def __getattribute__(self, name):
         if name not in SHORT: return object.__getattribute__(self, name)
         def f(learn):
-            short = SHORT[name] if learn.model.training or name.endswith('_fit') else SHORT[name].upper()
+            short = SHORT[name] if learn.training or name.endswith('_fit') else SHORT[name].upper()
             self.seen.append(short)
             if short == self.at: raise self.exc
         return f
@@ -58,12 +62,12 @@ def get_learner(subs):
     return Learner(nn.Linear(3, 2), SimpleNamespace(train=[(x, y)], valid=[(x, y)]), F.cross_entropy, torch.optim.SGD, 0.1, subs)
 
 def test_all_events_are_covered():
-    assert {LONG[o.lower()] for o in NORMAL} == {e for e, _ in published(Learner)} == {o for o in vars(Subscriber) if o.startswith(('before', 'after', 'cleanup'))}
+    assert {LONG[o.lower()] for o in NORMAL} == set(EVENTS) == {o for o in vars(Subscriber) if o.startswith(('before', 'after', 'cleanup'))}
 
 def test_the_picture_of_the_timeline():
-    "20_events draws one pass of `published(Learner)`: every event once, at its depth, in the order in which a fit publishes them"
-    assert [SHORT[e] for e, _ in published(Learner)] == [o for o in NORMAL if o.islower()]
-    assert [SHORT[e] for e, depth in published(Learner) if depth==3] == 'ap al ag as'.split()
+    "20_events draws one pass from `EVENTS`: every event once, at its level, in the order in which a fit publishes them"
+    assert [SHORT[e] for e in EVENTS] == [o for o in NORMAL if o.islower()]
+    assert [SHORT[e] for e, level in EVENTS.items() if level==3] == 'ap al ag bs as cs'.split()
 
 def test_a_cancelled_pass():
     "It leaves no row in `history`; after a training pass validation still runs"
@@ -116,16 +120,27 @@ def test_failing_cleanup(level):
     assert chain[2].__notes__[0].startswith('nntrain: in after_loss of ')
     assert boom.seen[-3:] == ['cb', 'ce', 'cf']
 
-def test_subs_may_change_during_a_fit():
-    late = Recorder()
+def test_a_cancelled_step_keeps_the_gradients():
+    "The weights stay, the loss counts, and the next batch adds to what is there"
+    grads = []
+    class SkipS(Subscriber):
+        def before_step(self, learn):
+            if learn.batch_idx==0: raise CancelStepException
+        def cleanup_batch(self, learn):
+            if learn.training: grads.append(None if learn.model.weight.grad is None else learn.model.weight.grad.clone())
+    x, y = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    learn = Learner(nn.Linear(3, 2), SimpleNamespace(train=[(x, y), (x, y)], valid=None), F.cross_entropy, torch.optim.SGD, 0.1, [SkipS()])
+    want = [p.detach()-0.2*g for p, g in zip(learn.model.parameters(), torch.autograd.grad(F.cross_entropy(learn.model(x), y), learn.model.parameters()))]
+    learn.fit(1, valid=False)
+    assert grads[0] is not None and grads[1] is None
+    assert all(torch.allclose(p, w, atol=1e-6) for p, w in zip(learn.model.parameters(), want))
+    assert learn.history[0]['samples'] == 8
+
+def test_subs_are_fixed_during_a_fit():
     class AddS(Subscriber):
-        def before_batch(self, learn):
-            if learn.model.training: learn.subs.append(late)
-        def after_epoch(self, learn):
-            if learn.model.training: learn.subs.remove(late)
+        def before_batch(self, learn): learn.subs.append(Recorder())
     learn = get_learner([AddS()])
-    learn.fit(1)
-    assert late.seen == 'ap al ag as ab cb ae'.split()    # an event that is under way is finished with those who were there
+    with pytest.raises(RuntimeError, match="can't be changed within a fit"): learn.fit(1)
     assert len(learn.subs) == 1
 
 def test_order_and_ties():

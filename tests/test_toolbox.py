@@ -4,13 +4,14 @@ from contextlib import ExitStack
 from types import SimpleNamespace
 from unittest import mock
 import pytest, torch, torch.nn.functional as F
-from nntrain.acceleration import EMAS, AugmentS, GradAccumS, GradClipS, MixedPrecisionS, NormalizationS
+from nntrain.acceleration import AugmentS, GradAccumS, GradClipS, MixedPrecisionS, NormalizationS
+from nntrain.average import EMAS
 from nntrain.core import set_seed
-from nntrain.events import CancelFitException, Subscriber
+from nntrain.events import CancelBatchException, CancelFitException, CancelStepException, Subscriber
 from nntrain.inspect import ActivationStatsS, ShortRunS, TimerS
 from nntrain.learner import Learner, MetricsS
 from nntrain.models import cnn
-from nntrain.schedule import EarlyStoppingS, SchedulerS, one_cycle, warmup_cosine
+from nntrain.schedule import EarlyStoppingS, SchedulerS, Trace, one_cycle, warmup_cosine
 
 def noise(x): return x+.1*torch.randn_like(x)
 makers = dict(accum=lambda: GradAccumS(3), clip=lambda: GradClipS(1.), ema=lambda: EMAS(.9), augment=lambda: AugmentS(noise), normal=lambda: NormalizationS(.5, .3),
@@ -31,7 +32,7 @@ class SaveAtS(Subscriber):
     order = 50
     def __init__(self, at, subs): self.at,self.subs,self.n = at,subs,0
     def after_batch(self, learn):
-        if not learn.model.training: return
+        if not learn.training: return
         self.n += 1
         if self.n==self.at:
             buf = io.BytesIO()
@@ -48,7 +49,7 @@ class ResumeS(Subscriber):
         for s,state in zip(self.subs, self.saved['subs']): s.load_state_dict(state)
         learn.epochs = range(self.at//10, learn.n_epochs)
     def before_epoch(self, learn):
-        if learn.model.training and self.at%10: learn.dl = learn.dl[self.at%10:]; self.at = 0
+        if learn.training and self.at%10: learn.dl = learn.dl[self.at%10:]; self.at = 0
 
 @pytest.mark.parametrize('at', [7, 14])
 @pytest.mark.parametrize('names', [[k] for k in (makers | half)] + [list(makers), [k for k in makers if k not in ('plateau', 'epoch', 'cosine', 'bf16')]+['fp16']], ids='+'.join)
@@ -75,7 +76,7 @@ def test_no_sync(name):
     learn.fit(2)
     assert len(learn.history)==4
 
-@pytest.mark.parametrize('event', ['before_fit', 'before_epoch', 'before_batch', 'after_predict', 'after_loss', 'after_backward', 'after_step', 'after_batch', 'after_epoch'])
+@pytest.mark.parametrize('event', ['before_fit', 'before_epoch', 'before_batch', 'after_predict', 'after_loss', 'after_backward', 'before_step', 'after_step', 'cleanup_step', 'after_batch', 'after_epoch'])
 @pytest.mark.parametrize('err', [ValueError, CancelFitException, KeyboardInterrupt])
 def test_no_trace(event, err):
     "However a fit ends: no hooks, no methods in place of the learner's, no autocast"
@@ -88,3 +89,53 @@ def test_no_trace(event, err):
         except err: pass
         assert set(vars(learn)) <= known
         assert not any(m._forward_hooks for m in learn.model.modules()) and not torch.is_autocast_enabled('cpu')
+
+@pytest.mark.parametrize('exc', [CancelBatchException, CancelStepException])
+@pytest.mark.parametrize('event', ['after_backward', 'before_step', 'after_step'])
+@pytest.mark.parametrize('stream', [False, True])
+def test_a_window_may_be_left_out(event, exc, stream):
+    "Whichever batch of a window another subscriber cancels: the exception stays in the fit, and each pass has its row"
+    if (event, exc)==('after_backward', CancelStepException): pytest.skip('no step to cancel there')
+    class StreamDL:
+        def __iter__(self): return iter(data(4))
+    for at in range(4):
+        class LeaveOutS(Subscriber):
+            order = 5
+        def leave(learn):
+            if learn.batch_idx==at: raise exc
+        s = LeaveOutS(); setattr(s, event, leave)
+        learn = get_learner([GradAccumS(3), s, GradClipS(1.), MixedPrecisionS(torch.float16)], StreamDL() if stream else data(4))
+        learn.fit(2)
+        assert len(learn.history)==4 and not learn.fitting
+
+def test_a_model_wrapped_in_before_fit():
+    "Accumulation, clipping and scaling work on the parameters that the fit trains, not on those that it was given"
+    class WrapS(Subscriber):
+        order = 7
+        def before_fit(self, learn):
+            if isinstance(learn.model, Twice): return
+            learn.model = Twice(learn.model)
+            learn.opt = torch.optim.SGD(learn.model.parameters(), .01)
+    class Twice(torch.nn.Module):
+        "The same weights, as new parameters"
+        def __init__(self, m): super().__init__(); set_seed(0); self.m = cnn()
+        def forward(self, x): return self.m(x)
+    def subs(): return [GradAccumS(3), GradClipS(), MixedPrecisionS(torch.float16)]
+    a,b = get_learner([*subs(), WrapS()], optim=torch.optim.SGD),get_learner(subs(), optim=torch.optim.SGD)
+    a.fit(2); b.fit(2)
+    assert all(torch.equal(p, q) for p,q in zip(a.model.parameters(), b.model.parameters()))
+
+def test_records_for_plots_stay_small(monkeypatch):
+    "Learning rates and norms of a long run: few values, each at its step, in memory and in the checkpoint, interrupted or not"
+    def run(*extra): learn = get_learner([s := SchedulerS(warmup_cosine), c := GradClipS(1.), *extra]); learn.fit(3); return learn,s,c
+    _,s,c = run()
+    lrs,norms = s.lrs,c.norms
+    assert len(lrs)==len(norms)==30
+    monkeypatch.setattr(Trace, 'most', 8)
+    learn,s,c = run()
+    assert len(s.lrs) < 8 and s.lrs==lrs[::s.lrs.every] and c.norms==norms[::s.lrs.every]
+    assert len(s.state_dict()['lrs']['values']) < 8 and len(c.state_dict()['norms']['values']) < 8
+    for ax in (learn.plot_lr(), learn.plot_grad_norm()): assert list(ax.lines[0].get_xdata())==list(range(0, 30, s.lrs.every))
+    subs = [SchedulerS(warmup_cosine), GradClipS(1.)]; save = SaveAtS(14, subs); get_learner([*subs, save]).fit(3)
+    subs = [SchedulerS(warmup_cosine), GradClipS(1.)]; get_learner([*subs, ResumeS(save.saved, 14, subs)]).fit(3)
+    assert (subs[0].lrs, subs[1].norms)==(s.lrs, c.norms)
