@@ -160,3 +160,40 @@ def test_a_full_disk(small_disk, folder, reference, tmp_path):
     assert 0 < n < 180
     subprocess.run(['mount', '-o', 'remount,size=5m', small_disk], check=True) # now there is room
     assert 'Resumed from' in finish(f, reference)
+
+SLOW = '''
+import sys, time, torch
+import torch.nn.functional as F
+from types import SimpleNamespace
+from torch.utils.data import DataLoader, Dataset
+from nntrain.checkpoint import CheckpointS
+from nntrain.dataloaders import DataLoaders
+from nntrain.events import Subscriber
+from nntrain.learner import Learner
+class SayS(Subscriber):
+    def after_batch(self, learn): print('batch', flush=True)
+class Slow(Dataset):
+    "The first 4 rows are there at once, for the next one you wait"
+    def __len__(self): return 8
+    def __getitem__(self, i):
+        if i>=4: time.sleep(20)
+        return torch.ones(2),0
+ours,folder = sys.argv[1]=='True',sys.argv[2]
+kw = dict(num_workers=2)
+dls = DataLoaders.from_datasets(Slow(), None, 2, shuffle=False, cache=False, **kw) if ours else SimpleNamespace(train=DataLoader(Slow(), 2, **kw), valid=None)
+Learner(torch.nn.Linear(2,2), dls, F.cross_entropy, torch.optim.SGD, .1).fit(2, valid=False, subs=[CheckpointS(folder), SayS()])
+'''
+@pytest.mark.parametrize('ours', [False, True])
+def test_a_signal_while_waiting_for_workers(tmp_path, ours):
+    "It ends the waiting, the run is saved, and the place is right"
+    p = subprocess.Popen([sys.executable, '-c', SLOW, str(ours), str(tmp_path/'ckpt')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                         env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(root)), start_new_session=True)
+    assert [p.stdout.readline() for _ in range(2)]==['batch\n']*2
+    time.sleep(1) # well into the waiting for the third batch
+    sent = time.monotonic()
+    os.killpg(p.pid, signal.SIGTERM)
+    out,_ = p.communicate(timeout=30)
+    assert p.returncode==143 and time.monotonic()-sent < 4, out
+    state = read_file(tmp_path/'ckpt'/'checkpoint-000001.pt')
+    assert state['at']==[0, 'train', 2] and state['steps']==2
+    if ours: assert state['data']['train']['batch']+state['skip']==2
