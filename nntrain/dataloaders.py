@@ -27,7 +27,7 @@ def _plain_hf(ds): return hasattr(ds, '_fingerprint') and _map_style(ds) and not
 def _unwrapped(ds):
     "What a `Subset` or `ConcatDataset` of Hugging Face data sets holds, as one of them; anything else as it is"
     if type(ds) is Subset and hasattr(base := _unwrapped(ds.dataset), '_fingerprint'):
-        return base.select([int(i)%len(base) for i in ds.indices])
+        return base.select([int(i)+len(base)*(i<0) for i in ds.indices])
     if type(ds) is ConcatDataset:
         parts = [_unwrapped(o) for o in ds.datasets]
         if all(_plain_hf(o) and o.features==parts[0].features for o in parts):
@@ -55,9 +55,9 @@ def _same_classes(train, ds, split):
 def _same_columns(train, ds, split):
     """Data set `ds` with its columns in the order of `train`, where both have names for them. Raises `ValueError` if
     the names differ."""
-    if not (_plain_hf(train) and _plain_hf(ds)): return ds
-    a,b = train.format['columns'],ds.format['columns']
-    if b==a[:len(b)]: return ds
+    a,b = (o.format['columns'] if _plain_hf(o) else None if _map_style(o) else getattr(o, 'column_names', None)
+           for o in (train, ds))
+    if not (a and b) or b==a[:len(b)]: return ds
     if missing := [k for k in a if k not in b]:
         raise ValueError(f"split {split!r} has the columns {b}, but training has {a}: there is no {missing}. Rename "
                          "columns, or leave out what only one of them has (`rename_column`, `remove_columns`)")
@@ -67,8 +67,9 @@ def _collating(ds, like, collate_fn):
     "The collate function for `ds`: rows with names go by those of the data set `like`"
     f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else collate)
     by_position = getattr(f, 'func', f) in (hf_ds_collate_fn,collate)
-    known = not _map_style(like) or _plain_hf(ds) and _plain_hf(like)
-    return InOrder(f, like, own=ds is like) if by_position and not known else f
+    if not by_position or _plain_hf(ds) and _plain_hf(like): return f
+    like = next((o for o in (like,ds) if _map_style(o)), None)
+    return InOrder(f, like, own=like is None or like is ds)
 
 def _why_stream(ds, collate_fn, cache):
     "Why `ds` has to be streamed; `None` if it can be decoded"
@@ -88,7 +89,7 @@ def _check_split(ds, split, batch_size, drop_last, samplers):
             raise TypeError(f"{k} must be an iterable with a length, to be read again in each pass, not {v!r}: give a "
                             "list of row numbers, or a torch.utils.data.Sampler")
 
-def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, shuffle=False, sampler=None,
+def _make_loader(ds, *, batch_size, collate_fn, split, cache, cache_dir, seed, shuffle=False, sampler=None,
                  batch_sampler=None, drop_last=False, **kwargs):
     "The `Loader` of one split: decoded if it can be and fits, else streamed"
     samplers = dict(sampler=sampler, batch_sampler=batch_sampler)
@@ -112,6 +113,12 @@ def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, s
     data = Decoded(ds, split, cache_dir=cache_dir, **getattr(collate_fn, 'keywords', {}))
     fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
     return Loader(data, plan, **fast) # no workers: making a batch is faster than sending it
+
+def _make_like(like, ds, collate_fn, split, **kwargs):
+    "The `Loader` of one split, which goes by the names of columns and classes of the data set `like`"
+    ds = _same_columns(like, _unwrapped(ds), split)
+    _same_classes(like, ds, split)
+    return _make_loader(ds, collate_fn=_collating(ds, like, collate_fn), split=split, **kwargs)
 
 def _splits(dd):
     "The names of the training and the validation split of `dd`"
@@ -176,17 +183,12 @@ class DataLoaders:
         if ours and _plain_hf(train_ds) and (known := getattr(collate_fn, 'keywords', {})).get('masks') is None:
             collate_fn = partial(hf_ds_collate_fn, **{**known, 'masks': find_masks(train_ds)})
         def make(ds, i, batch_size, **kw):
-            f = _collating(ds, train_ds, collate_fn)
-            return partial(_make_loader, ds, batch_size, f, split=splits[i], cache=cache, cache_dir=cache_dir,
-                           seed=mix_seed(seed, i), **kwargs, **kw)
-        def make_other(ds, i):
-            if ds is None: return None
-            ds = _same_columns(train_ds, _unwrapped(ds), splits[i])
-            _same_classes(train_ds, ds, splits[i])
-            return make(ds, i, valid_bs)
-        valid,test = make_other(valid_ds, 1),make_other(test_ds, 2)
+            return ds if ds is None else partial(_make_like, train_ds, ds, collate_fn, splits[i], cache=cache,
+                                                 cache_dir=cache_dir, seed=mix_seed(seed, i), batch_size=batch_size,
+                                                 **kwargs, **kw)
+        valid = None if valid_ds is None else make(valid_ds, 1, valid_bs)()
         return cls(make(train_ds, 0, bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler,
-                        drop_last=drop_last)(), valid and valid(), test)
+                        drop_last=drop_last)(), valid, make(test_ds, 2, valid_bs))
 
     @classmethod
     def from_hf_dd(cls,
@@ -278,27 +280,33 @@ def _byte_stats(x):
     mean = p@v
     return Stats(mean.float(), (p@v**2-mean**2).clamp(min=0).sqrt().float())
 
-def _batch_stats(batches):
-    "The same over batches of inputs, the first column, as they come: per channel if it has 4 dimensions"
+def _batch_stats(batches, table):
+    """The same over batches of inputs, the first column, as they come: per channel if it has 4 dimensions, per feature
+    if it is a `table`, where a feature that never changes gets a deviation of 1"""
     n,s,s2 = 0,0.,0.
     for b in batches:
         x = columns(b)[0]
         if not isinstance(x, torch.Tensor) or not (x.is_floating_point() or x.dtype==torch.uint8):
             raise ValueError("stats: the first column of the training batches, which is the input, holds no floats or "
                              f"bytes but {getattr(x, 'dtype', type(x).__name__)}")
-        x = (x.transpose(0,1).flatten(1) if x.ndim==4 else x.reshape(1,-1)).double()
+        table = table and x.ndim==2
+        x = (x.transpose(0,1).flatten(1) if x.ndim==4 or table else x.reshape(1,-1)).double()
         n,s,s2 = n+x.shape[1],s+x.sum(1),s2+(x**2).sum(1)
-    return Stats((s/n).float(), (s2/n-(s/n)**2).clamp(min=0).sqrt().float())
+    mean,var = s/n,(s2/n-(s/n)**2).clamp(min=0)
+    if table: var[var<=1e-14*mean**2] = 1
+    return Stats(mean.float(), var.sqrt().float())
 
 @patch
 def stats(self:DataLoaders)->Stats:
-    """Mean and standard deviation per channel of the training images (0 to 1), computed once. Streamed data are read
-    once for it, and no pass is counted."""
+    """Mean and standard deviation per channel of the training images (0 to 1), or per feature of a table, computed
+    once. Streamed data are read once for it, and no pass is counted."""
     if not hasattr(self, '_stats'):
         data = getattr(self.train, 'dataset', None)
         pics = [data.cols[k] for k in data.cols if k in data.images] if isinstance(data, Decoded) else []
         is_bytes = pics and pics[0].dtype==torch.uint8
-        self._stats = _byte_stats(pics[0]) if is_bytes else _batch_stats(uncounted(self.train))
+        fs = getattr(getattr(data, 'ds', data), 'features', None)
+        table = not isinstance(fs, dict) or all(type(f).__name__!='Image' for f in fs.values())
+        self._stats = _byte_stats(pics[0]) if is_bytes else _batch_stats(uncounted(self.train), table)
     return self._stats
 
 # %% ../nbs/14_dataloaders.ipynb #9bd17643

@@ -149,13 +149,13 @@ class InOrder:
     "A collate function for rows that are dicts: it goes by the names and the order of columns of another row 0"
     def __init__(self,
         collate_fn, # Makes a batch of a list of rows
-        like, # A map-style data set; its row 0 has the names
+        like, # A map-style data set, whose row 0 has the names; `None`: the first row that comes has them (a stream)
         own:bool=True # Are the rows of the same data set? Then another order is an error, not another data set's habit
     ): self.collate_fn,self.like,self.own,self.names = collate_fn,like,own,None
 
     def __call__(self, data):
         if isinstance(data[0], dict):
-            if self.names is None: self.names = list(self.like[0])
+            if self.names is None: self.names = list(data[0] if self.like is None else self.like[0])
             data = [o if list(o)==self.names else self.by_name(o) for o in data]
         return self.collate_fn(data)
 
@@ -163,8 +163,9 @@ class InOrder:
         "`row` in the order of the names. Raises `ValueError` if it can't be known which column is which."
         if self.own or set(row)!=set(self.names):
             whose = 'row 0 of the data set' if self.own else 'the training data'
-            raise ValueError(f"the columns are {list(row)}, in {whose} {self.names}: all rows need the same ones in the "
-                             "same order, since a batch goes by position; or a `collate_fn` that picks them by name")
+            raise ValueError(f"the columns are {list(row)}, in {whose} {self.names}: all rows need the same ones in "
+                             "the same order, since a batch goes by position; or a `collate_fn` that picks them by "
+                             "name")
         return {k: row[k] for k in self.names}
 
 def _default(k, values): return default_collate(values)
