@@ -68,22 +68,31 @@ def _unclear(values):
                       "keep them: `collate_fn=partial(hf_ds_collate_fn, masks=[...])` with the name of the column; if "
                       "it's a picture, `masks=[]` makes floats from 0 to 1 of it")
 
+def _sample(ds, name, n):
+    "The values of the pixels in column `name`, of one channel, of `n` rows; if it's a mask of nothing but 0, of more"
+    col,values = ds.with_format(None).select_columns([name]),set()
+    for j,i in enumerate([*np.unique(np.linspace(0, len(ds)-1, n).astype(int)).tolist(), *range(len(ds))]):
+        if j>=n and not (values=={0} and _mask_name(name)): break
+        try: im = col[i][name]
+        except Exception: continue # the row is named when it's read for a batch
+        if im is not None and not _one_plane(im): break
+        if im is not None: values |= set(np.unique(np.array(im)).tolist())
+    return values
+
 def find_masks(
     ds, # A map-style Hugging Face data set
-    n:int=16 # How many rows to look at
+    n:int=16 # How many rows to look at, at least
 )->list:
     """The columns of pictures in `ds` that are masks: those of one channel that are called so, unless they are black
-    and white (0 and 255). Raises `ValueError` if another column, not the first, looks like numbers of classes."""
+    and white (0 and 255). Raises `ValueError` if another column, after a picture, looks like numbers of classes."""
     names = [k for k,f in ds.features.items() if type(f).__name__=='Image']
     if not len(ds) or not any(map(_mask_name, names)) and len(names)<2: return []
-    raw,res = ds.with_format(None).select_columns(names),[]
-    rows = [raw[i] for i in np.unique(np.linspace(0, len(ds)-1, n).astype(int)).tolist()]
+    res,pictures = [],0
     for k in names:
-        ims = [np.unique(np.array(o[k])) for o in rows if _one_plane(o[k])]
-        values = set(np.concatenate(ims).tolist()) if ims else {0}
-        if values<={0,255}: continue
-        if _mask_name(k): res.append(k)
-        elif k!=names[0] and len(values)<=32: raise ValueError(f"column {k!r}: {_unclear(values)}")
+        values = _sample(ds, k, n)
+        if _mask_name(k) and values and not {255}<=values<={0,255}: res.append(k)
+        elif pictures and 0<max(values-{255}, default=0)<64: raise ValueError(f"column {k!r}: {_unclear(values)}")
+        else: pictures += 1
     return res
 
 # %% ../../nbs/10_collate.ipynb #0414cc48
