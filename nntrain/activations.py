@@ -9,11 +9,9 @@ __all__ = ['ActivationStatsS', 'Hook', 'NormalizationS', 'set_seed', 'cnn_layers
 import torch
 from torch import nn
 from .checks import whole
-from .core import set_seed
 from .events import Subscriber
 from .inspect import Hook,names_from
 from .subscribers import searching
-from .transforms import NormalizationS
 
 # %% ../nbs/51_activations.ipynb #4ed96238
 class ActivationStatsS(Subscriber):
@@ -46,8 +44,8 @@ class ActivationStatsS(Subscriber):
         if not self.recording: return
         x = (outp if isinstance(outp, torch.Tensor) else outp[0]).detach().float()
         units = x.transpose(0, 1).flatten(1) if x.ndim > 2 else x.T
-        hist = x.histc(self.bins, -self.limit, self.limit)
-        hook.stats.append((x.mean(), x.std(), hist, (units==0).float().mean(1)))
+        hook.stats.append((x.mean(), x.std(), x.histc(self.bins, -self.limit, self.limit),
+                           (units==0).float().mean(1)))
 
     def cleanup_fit(self, learn):
         for h in self.hooks: h.remove()
@@ -85,8 +83,8 @@ class ActivationStatsS(Subscriber):
         axs = self._images([d.log1p() if log else d for d in hists], figsize, 'Blues', 'value')
         low = 0 if any(d[:,:mid].any() for d in hists) else mid
         for ax in axs.flat[:len(hists)]:
-            ax.set_yticks([-.5, self.bins/2-.5, self.bins-.5], [f'{-self.limit:g}', '0', f'{self.limit:g}'])
-            ax.set_ylim(low-.5, self.bins-.5)
+            ax.set(yticks=[-.5, self.bins/2-.5, self.bins-.5], ylim=(low-.5, self.bins-.5),
+                   yticklabels=[f'{-self.limit:g}', '0', f'{self.limit:g}'])
         return axs
 
     def plot_dead(self,
@@ -110,4 +108,5 @@ class ActivationStatsS(Subscriber):
 # %% ../nbs/51_activations.ipynb #dc0b6e5a
 _all_ = ['Hook', 'NormalizationS', 'set_seed', 'cnn_layers', 'conv_block', 'init_weights']
 
-__getattr__ = names_from(cnn_layers='models', conv_block='models', init_weights='models')
+__getattr__ = names_from(set_seed='core', NormalizationS='transforms', cnn_layers='models', conv_block='models',
+                         init_weights='models')

@@ -102,7 +102,6 @@ def get_model(
     return mlp(math.prod(shape), n_out=n_out) if choice('model', model, MODELS)=='mlp' else cnn(shape[0], n_out)
 
 
-
 def _get_learner(data, model, lr, batch_size, opt, momentum, seed, device):
     "The learner for these options, and what they came to. Raises `BadOption` for the first one that isn't possible."
     with _bad_option('--'):
@@ -119,8 +118,8 @@ def _get_learner(data, model, lr, batch_size, opt, momentum, seed, device):
     dls,shape,mode,names = _get_data(data, batch_size)
     learn = Learner(get_model(model, shape, len(names)), dls, torch.nn.functional.cross_entropy, optim_class, lr,
                     [MetricsS(accuracy=lambda preds, targs: (preds.argmax(1)==targs).float().mean()), move])
-    transform = dict(mode=mode, size=[shape[2], shape[1]], range=[0, 1]) # as PIL has it: width, height
-    return learn,dict(lr=lr, device=str(move.device), shape=list(shape), classes=names, transform=transform)
+    return learn,dict(lr=lr, device=str(move.device), shape=list(shape), classes=names,
+                      transform=dict(mode=mode, size=[shape[2], shape[1]], range=[0, 1])) # PIL's size: width, height
 
 # %% ../nbs/70_cli.ipynb #a326d954
 RESULTS = {'history.csv': 'a row of numbers for each pass', 'losses.png': 'the curves',

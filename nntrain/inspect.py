@@ -127,8 +127,9 @@ class Summary:
 
     def cells(self):
         "The table without its head: for each layer a list of text"
-        def params(r): return f"{r.params:,}{'' if r.trainable==r.params else ' (frozen)'}" if r.params else ''
-        return [[r.name, r.kind, str(r.shape), params(r), f'{r.macs:,}' if r.macs else ''] for r in self.rows]
+        return [[r.name, r.kind, str(r.shape),
+                 f"{r.params:,}{'' if r.trainable==r.params else ' (frozen)'}" if r.params else '',
+                 f'{r.macs:,}' if r.macs else ''] for r in self.rows]
 
     def total(self):
         "The line below the table: sums over all layers"

@@ -96,9 +96,9 @@ def init_weights(
     m # A module; only convolutions and linear layers are touched
 ):
     "Kaiming initialisation: normal weights of variance 2/inputs, biases 0. Use: `model.apply(init_weights)`"
-    if not isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)): return
-    nn.init.kaiming_normal_(m.weight)
-    if m.bias is not None: nn.init.zeros_(m.bias)
+    if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+        nn.init.kaiming_normal_(m.weight)
+        if m.bias is not None: nn.init.zeros_(m.bias)
 
 # %% ../nbs/60_models.ipynb #7f4fcaec
 def conv_conn(
