@@ -235,15 +235,13 @@ def check_activation(
     that aren't log-probabilities"""
     p = s.predict()
     if not isinstance(p, torch.Tensor) or not p.is_floating_point() or p.ndim < 2: return {}
-
-    def one(sums): return torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
     p,raw = p.float(),s.kind in ('classes', 'logits')
     unit = ((p>=0)&(p<=1)).all()
     return dict(
-        softmax=s.kind=='classes' and p.shape[1] > 1 and unit and one(p.sum(1)),
+        softmax=s.kind=='classes' and p.shape[1] > 1 and unit and ((p.sum(1)-1).abs() < 1e-3).all(),
         relu=raw and (p>=0).all() and (p==0).any(),
         sigmoid=raw and unit and p.std() > 0,
-        no_log_probs=s.kind=='log_probs' and not one(p.exp().sum(1)))
+        no_log_probs=s.kind=='log_probs' and not ((p.exp().sum(1)-1).abs() < 1e-3).all())
 
 def check_mixing(
     s:Sample # What is looked at
@@ -252,11 +250,9 @@ def check_mixing(
     other samples of the batch change. Not for a learner with a `predict` of its own, which may draw noise."""
     n,first = len(s.x),s.predict()
     if type(s.learn).predict is not Learner.predict or n < 3 or len(first)!=n: return {}
-
-    def others(o): # all samples but the first become the second
-        return torch.cat([o[:1], o[1:2].expand_as(o[1:])]) if o.ndim and len(o)==n else o
-    random,other = not torch.equal(first, s.predict()),s.predict(map_tensors(others, s.batch))
-    change = (first[0]-other[0]).float().abs().max()
+    rows = [0]+[1]*(n-1) # all samples but the first become the second
+    others = map_tensors(lambda o: o[rows] if o.ndim and len(o)==n else o, s.batch)
+    random,change = not torch.equal(first, s.predict()),(first[0]-s.predict(others)[0]).float().abs().max()
     return dict(random=random, mixing=change > 1e-3*(first.float().abs().max()+1e-12))
 
 def check_modes(
