@@ -48,10 +48,11 @@ def _parser(f):
             p.add_argument(k, metavar=k.upper(), nargs='+' if d.anno is list else None, help=d.docment)
         else:
             kw = dict(action='store_true') if d.anno is bool else dict(type=d.anno)
-            hidden = dict(kw, dest=k, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-            usual = f' (default: {d.default})' if d.default else ''
-            p.add_argument(f'--{k}', default=d.default, help=d.docment+usual, **kw)
-            if '_' in k: p.add_argument('--'+k.replace('_', '-'), **hidden)
+            p.add_argument(f'--{k}', default=d.default, **kw,
+                           help=d.docment + (f' (default: {d.default})' if d.default else ''))
+            if '_' in k: # its hidden twin
+                p.add_argument('--'+k.replace('_', '-'), dest=k, default=argparse.SUPPRESS, **kw,
+                               help=argparse.SUPPRESS)
     return p
 
 # %% ../nbs/70_cli.ipynb #3ce8b5ab

@@ -171,8 +171,8 @@ class TimerS(Subscriber):
             learn.listeners[event] = tuple(around[::-1] if event.startswith('cleanup') else around) # called last first
 
     def before_epoch(self, learn):
-        mode = 'train' if learn.training else 'eval'
-        self.rows.append(dict(epoch=learn.epoch, mode=mode, **dict.fromkeys(self.columns, 0.)))
+        self.rows.append(dict(epoch=learn.epoch, mode='train' if learn.training else 'eval',
+                              **dict.fromkeys(self.columns, 0.)))
 
     def mark(self, part, inside, learn):
         """The time since the last mark was that of `part`; or of a subscriber, if it left an event in the middle. Are
