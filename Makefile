@@ -26,7 +26,7 @@ setup: $(STAMP)  ## make .venv and install everything (the other targets do this
 	@echo "$(VENV) is ready"
 
 demo: $(STAMP)  ## the main job: train on digits, see progress, find the results in runs/demo
-	@$(BIN)/nntrain_train --data digits --epochs 10 --out runs/demo
+	@$(BIN)/nntrain_train --data digits --epochs 10 --out runs/demo --overwrite
 
 test: $(STAMP) test-nbs test-py lint sync  ## all checks: notebooks, pytest, ruff, notebooks in step with modules
 	@echo "All checks passed: notebooks, pytest, ruff, and notebooks in step with the modules."

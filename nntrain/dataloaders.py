@@ -12,38 +12,68 @@ from inspect import signature
 import numpy as np, torch
 from torch.utils.data import DataLoader,IterableDataset
 from fastcore.basics import patch
-from .data.loader import BatchKey,BatchPlan,Loader,Rows,collate,collate_dict,hf_ds_collate_fn,inplace,mix_seed,seeded
+from .checks import choice,whole
+from .core import columns
+from .data.collate import collate,collate_dict,hf_ds_collate_fn,inplace
+from .data.loader import Loader,Rows,first_batches,uncounted
 from .data.memory import Columns,Decoded,check_columns,decode,free_memory
+from .data.order import BatchKey,BatchPlan,mix_seed,seeded
 
 # %% ../nbs/14_dataloaders.ipynb #531f2fcc
-def _whole(name, v, least=1):
-    if isinstance(v, bool) or not hasattr(v, '__index__') or v<least: raise ValueError(f"{name} must be a {'positive ' if least else ''}whole number, not {v!r}: try {name}=64")
-    return v.__index__()
-
 def _why_stream(ds, collate_fn, cache):
-    "Why `ds` has to be streamed; `None` if it can be decoded. Raises `ValueError` if our own collation can't work on it."
+    "Why `ds` has to be streamed; `None` if it can be decoded"
     if not (hasattr(ds, '_fingerprint') and hasattr(ds, '__getitems__')): return 'not a map-style Hugging Face data set'
     if getattr(collate_fn, 'func', collate_fn) is not hf_ds_collate_fn: return 'a collate_fn of its own'
-    return f"a format or transform ({ds.format['type']})" if ds.format['type'] else 'cache=False' if cache is False else None
+    if ds.format['type']: return f"a format or transform ({ds.format['type']})"
+    return 'cache=False' if cache is False else None
 
-def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, shuffle=False, sampler=None, batch_sampler=None, drop_last=False, **kwargs):
-    "The `Loader` of one split: decoded if it can be and fits, else streamed"
-    if isinstance(ds, IterableDataset) or not hasattr(ds, '__len__'):
-        for k,v in dict(cache=cache is True, sampler=sampler, batch_sampler=batch_sampler).items():
-            if v: raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. Leave {k} out")
-        return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, seed=seed, split=split, **kwargs)
+def _check_split(ds, split, batch_size, drop_last, samplers):
+    "Raise `ValueError` or `TypeError` if `ds` can't give a batch"
     if not len(ds): raise ValueError(f"split {split!r} has no rows: give it some, or leave the split out")
-    if drop_last and len(ds)<batch_size and batch_sampler is None: raise ValueError(f"split {split!r} has {len(ds)} rows, fewer than batch_size={batch_size}, and drop_last=True leaves no batch. Take a smaller batch_size, or drop_last=False")
-    for k,v in dict(sampler=sampler, batch_sampler=batch_sampler).items():
-        if v is not None and not (hasattr(v, '__iter__') and hasattr(v, '__len__')): raise TypeError(f"{k} must be an iterable with a length, to be read anew in each pass, not {v!r}: give a list of row numbers, or a torch.utils.data.Sampler")
+    if drop_last and len(ds)<batch_size and samplers['batch_sampler'] is None:
+        raise ValueError(f"split {split!r} has {len(ds)} rows, fewer than batch_size={batch_size}, and drop_last=True "
+                         "leaves no batch. Take a smaller batch_size, or drop_last=False")
+    for k,v in samplers.items():
+        if v is not None and not (hasattr(v, '__iter__') and hasattr(v, '__len__')):
+            raise TypeError(f"{k} must be an iterable with a length, to be read again in each pass, not {v!r}: give a "
+                            "list of row numbers, or a torch.utils.data.Sampler")
+
+def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, shuffle=False, sampler=None,
+                 batch_sampler=None, drop_last=False, **kwargs):
+    "The `Loader` of one split: decoded if it can be and fits, else streamed"
+    samplers = dict(sampler=sampler, batch_sampler=batch_sampler)
+    kwargs.update(seed=seed, split=split)
+    if isinstance(ds, IterableDataset) or not hasattr(ds, '__len__'):
+        if odd := [k for k,v in dict(samplers, cache=cache is True or None).items() if v is not None]:
+            raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. "
+                             f"Leave {odd[0]} out")
+        return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, **kwargs)
+    _check_split(ds, split, batch_size, drop_last, samplers)
     why = _why_stream(ds, collate_fn, cache)
-    if why and cache is True: raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. Leave cache out, or that")
+    if why and cache is True:
+        raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
+                         "Leave cache out, or that")
     size,free = check_columns(ds, split) if why in (None,'cache=False') else 0,free_memory()//2
-    if cache=='auto' and not why and size>free: why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
+    if cache=='auto' and not why and size>free:
+        why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
-    if why: return Loader(Rows(ds, collate_fn, split), plan, seed=seed, split=split, why=why, **kwargs)
+    if why: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
     data = Decoded(ds, split, cache_dir=cache_dir, **getattr(collate_fn, 'keywords', {}))
-    return Loader(data, plan, seed=seed, split=split, **{k:v for k,v in kwargs.items() if k.startswith('pin_memory')}) # no workers: making a batch is faster than sending it
+    fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
+    return Loader(data, plan, **fast) # no workers: making a batch is faster than sending it
+
+def _splits(dd):
+    "The names of the training and the validation split of `dd`"
+    if not hasattr(dd, 'keys'):
+        raise TypeError(f"dd must be a DatasetDict with named splits, not {type(dd).__name__}. For data sets of your "
+                        "own: DataLoaders.from_datasets(train_ds, valid_ds, batch_size)")
+    names,found = list(dd),[o for o in ('valid','validation') if o in dd]
+    found = found or [o for o in ('test',) if o in dd]
+    wrong = (f"no split called 'train': it has {names}" if 'train' not in names else
+             f"both 'valid' and 'validation': {names}" if len(found)>1 else
+             f"no split called 'valid', 'validation' or 'test': it has {names}" if not found and len(names)>1 else None)
+    if wrong: raise ValueError(f"dd has {wrong}. Name them: DatasetDict(train=..., valid=...)")
+    return 'train',(found or [None])[0]
 
 # %% ../nbs/14_dataloaders.ipynb #be7a06a0
 class DataLoaders:
@@ -53,8 +83,61 @@ class DataLoaders:
         valid=None # Another one, or `None` to train only
     ): self.train,self.valid = train,valid
 
+    @classmethod
+    def from_datasets(cls,
+        train_ds, # Any PyTorch data set, map-style or iterable, or a Hugging Face one
+        valid_ds=None, # The same kind, or `None`
+        batch_size:int=64, # Rows of a training batch; a validation batch has twice as many
+        collate_fn=None, # Rows → batch; `None`: `default_collate`, or `hf_ds_collate_fn` for a Hugging Face data set
+        *,
+        cache:bool|str='auto', # Decode once, in memory: `'auto'` if possible and it takes at most half of what is free
+        cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
+        seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
+        shuffle:bool=True, # Training batches in a new order in each pass?
+        sampler=None, # Row numbers of the training batches, in place of shuffling
+        batch_sampler=None, # Lists of row numbers, in place of `batch_size`
+        drop_last:bool=False, # Leave out a last training batch that is shorter?
+        splits:tuple=('train','valid'), # What errors call the two
+        **kwargs # To both `DataLoader`s: `pin_memory`; where data are streamed also `num_workers`, ...
+    ):
+        """Make both loaders. Raises `ValueError` or `TypeError`, with the split and the remedy, on data that can't be
+        batched."""
+        choice('cache', cache, ('auto', True, False))
+        if collate_fn is not None and not callable(collate_fn):
+            raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for "
+                            "the default")
+        if odd := set(kwargs)-set(signature(DataLoader).parameters):
+            raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to "
+                            "torch.utils.data.DataLoader, which has none of that name")
+        bs,generator = whole('batch_size', batch_size, 1, 'rows'),kwargs.pop('generator', None)
+        seed = torch.randint(2**63-1, (), generator=generator).item() if seed is None else whole('seed', seed)
+        def make(ds, i, batch_size, **kw):
+            f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else collate)
+            return _make_loader(ds, batch_size, f, split=splits[i], cache=cache, cache_dir=cache_dir,
+                                seed=mix_seed(seed, i), **kwargs, **kw)
+        valid = None if valid_ds is None else make(valid_ds, 1, bs*2)
+        return cls(make(train_ds, 0, bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler,
+                        drop_last=drop_last), valid)
+
+    @classmethod
+    def from_hf_dd(cls,
+        dd, # A `DatasetDict` with a split `train`; and `valid`, `validation`, or else `test`
+        batch_size:int, # Rows of a training batch; a validation batch has twice as many
+        collate_fn=hf_ds_collate_fn, # Rows → batch
+        *,
+        cache:bool|str='auto', # Decode once, in memory: `'auto'` if possible and it takes at most half of what is free
+        cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
+        seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
+        **kwargs # What else `from_datasets` takes: `shuffle`, `sampler`, `drop_last`, `num_workers`, ...
+    ):
+        """Make both loaders from the splits of `dd`, found by their names. Raises `ValueError` or `TypeError` if there
+        is no `train` split, or it isn't clear which one validates."""
+        train,valid = _splits(dd)
+        return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache,
+                                 cache_dir=cache_dir, seed=seed, splits=(train,valid), **kwargs)
+
     def state_dict(self)->dict:
-        "Where both loaders are, in whole numbers, for those that can tell (a `StatefulDataLoader` of torchdata can too)"
+        "Where both loaders are, in whole numbers, for those that can tell (torchdata's `StatefulDataLoader` can too)"
         return {k: dl.state_dict() for k,dl in (('train',self.train),('valid',self.valid)) if hasattr(dl, 'state_dict')}
 
     def load_state_dict(self, state:dict):
@@ -69,68 +152,17 @@ class DataLoaders:
         train:bool=True # Of the training data? Else of the validation data
     ):
         "The first batch of the next pass, which isn't counted: a look at the data changes nothing"
-        dl = self.train if train else self.valid
-        if not isinstance(dl, Loader): return next(iter(dl))
-        return next(dl.batches(dl.epoch)) if dl.plan is None else dl.dataset[next(dl.plan.keys(dl.epoch))]
+        return first_batches(self.train if train else self.valid)[0]
 
-# %% ../nbs/14_dataloaders.ipynb #2e37380c
-@patch(cls_method=True)
-def from_datasets(cls:DataLoaders,
-    train_ds, # Any PyTorch data set, map-style or iterable, or a Hugging Face one
-    valid_ds=None, # The same kind, or `None`
-    batch_size:int=64, # Rows of a training batch; a validation batch has twice as many
-    collate_fn=None, # Rows → batch; `None` is PyTorch's `default_collate`, or `hf_ds_collate_fn` for a Hugging Face data set
-    *,
-    cache:bool|str='auto', # Decode once and keep in memory: `'auto'` if possible and it takes at most half of the free memory
-    cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
-    seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
-    shuffle:bool=True, # Training batches in a new order in each pass?
-    sampler=None, # Row numbers of the training batches, in place of shuffling
-    batch_sampler=None, # Lists of row numbers, in place of `batch_size`
-    drop_last:bool=False, # Leave out a last training batch that is shorter?
-    splits:tuple=('train','valid'), # What errors call the two
-    **kwargs # To both `DataLoader`s: `pin_memory`, and where data are streamed `num_workers`, `persistent_workers`, `prefetch_factor`, ...
-):
-    "Make both loaders. Raises `ValueError` or `TypeError`, with the split and the remedy, on data that can't be batched."
-    if cache not in ('auto',True,False): raise ValueError(f"cache must be 'auto', True or False, not {cache!r}")
-    if collate_fn is not None and not callable(collate_fn): raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for the default")
-    odd = set(kwargs)-set(signature(DataLoader).parameters)
-    if odd: raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to torch.utils.data.DataLoader, which has none of that name")
-    bs,g = _whole('batch_size', batch_size),kwargs.pop('generator', None)
-    seed = torch.randint(2**63-1, (), generator=g).item() if seed is None else _whole('seed', seed, 0)
-    kw = dict(cache=cache, cache_dir=cache_dir, **kwargs)
-    def make(ds, i, **kw2):
-        f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else collate)
-        return _make_loader(ds, collate_fn=f, split=splits[i], seed=mix_seed(seed, i), **kw, **kw2)
-    valid = None if valid_ds is None else make(valid_ds, 1, batch_size=bs*2)
-    return cls(make(train_ds, 0, batch_size=bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last), valid)
-
-# %% ../nbs/14_dataloaders.ipynb #a3f720aa
-def _splits(dd):
-    "The names of the training and the validation split of `dd`"
-    if not hasattr(dd, 'keys'): raise TypeError(f"dd must be a DatasetDict with named splits, not {type(dd).__name__}. For data sets of your own: DataLoaders.from_datasets(train_ds, valid_ds, batch_size)")
-    names,found = list(dd),[o for o in ('valid','validation') if o in dd]
-    fix = "Name them: DatasetDict(train=..., valid=...)"
-    if 'train' not in names: raise ValueError(f"dd has no split called 'train': it has {names}. {fix}")
-    if len(found)>1: raise ValueError(f"dd has both 'valid' and 'validation': {names}. {fix}")
-    found = found or [o for o in ('test',) if o in dd]
-    if not found and len(names)>1: raise ValueError(f"dd has no split called 'valid', 'validation' or 'test': it has {names}. {fix}")
-    return 'train',(found or [None])[0]
-
-@patch(cls_method=True)
-def from_hf_dd(cls:DataLoaders,
-    dd, # A `DatasetDict` with a split `train`; and `valid`, `validation`, or else `test`
-    batch_size:int, # Rows of a training batch; a validation batch has twice as many
-    collate_fn=hf_ds_collate_fn, # Rows → batch
-    *,
-    cache:bool|str='auto', # Decode once and keep in memory: `'auto'` if possible and it takes at most half of the free memory
-    cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
-    seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
-    **kwargs # What else `from_datasets` takes: `shuffle`, `sampler`, `drop_last`, `num_workers`, ...
-):
-    "Make both loaders from the splits of `dd`, found by their names. Raises `ValueError` or `TypeError` if there is no `train` split, or it isn't clear which one validates."
-    train,valid = _splits(dd)
-    return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache, cache_dir=cache_dir, seed=seed, splits=(train,valid), **kwargs)
+    def show_batch(self,
+        n:int=9, # Samples to show, at most
+        train:bool=True, # Training data? Else validation data
+        stats=None, # Mean and standard deviation per channel with which a transform normalised the images
+        **kwargs # To `nntrain.plotting.get_grid`, such as `nrows` or `imsize`
+    ):
+        "Draw the first images of the next batch with their class names, or print a table of its rows"
+        from nntrain.plotting import show_batch
+        return show_batch(self, n, train, stats, **kwargs)
 
 # %% ../nbs/14_dataloaders.ipynb #3330e5cf
 @patch(cls_method=True)
@@ -140,26 +172,33 @@ def split(cls:DataLoaders,
     seed:int=0, # Decides which ones
     stratify:str|None='label' # Keep the shares of this column's values alike in both; `None`: don't
 ):
-    "A `DatasetDict` with the splits `train` and `valid`, and what else `dd` had. Raises `ValueError` on a share, a column or splits that don't fit."
+    """A `DatasetDict` with the splits `train` and `valid`, and what else `dd` had. Raises `ValueError` on a share, a
+    column or splits that don't fit."""
     from datasets import DatasetDict
     dd = dict(dd) if isinstance(dd, dict) else dict(train=dd)
-    if 'train' not in dd or {'valid','validation'}&set(dd): raise ValueError(f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}")
+    if 'train' not in dd or {'valid','validation'}&set(dd):
+        raise ValueError(f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}")
     ds,n = dd['train'],len(dd['train'])
-    if not 0<valid<1 or int(n*valid+1e-9) in (0,n): raise ValueError(f"valid must be a share between 0 and 1 that leaves rows in both splits, not {valid!r} of {n} rows: try 0.2")
+    if not 0<valid<1 or int(n*valid+1e-9) in (0,n):
+        raise ValueError(f"valid must be a share between 0 and 1 that leaves rows in both splits, not {valid!r} of {n} "
+                         "rows: try 0.2")
     order = np.random.default_rng(seed).permutation(n)
     if stratify is not None:
-        if stratify not in ds.column_names: raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or give stratify=None")
+        if stratify not in ds.column_names:
+            raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or "
+                             "give stratify=None")
         order = order[np.argsort(np.asarray(ds.with_format(None)[stratify][:])[order], kind='stable')]
-    taken = np.diff((np.arange(n+1)*valid+1e-9).astype(int))>0 # evenly spaced, so each class gets its share
-    return DatasetDict(dd | dict(train=ds.select(np.sort(order[~taken])), valid=ds.select(np.sort(order[taken]))))
+    held = np.diff((np.arange(n+1)*valid+1e-9).astype(int))>0 # evenly spaced, so each class gets its share
+    return DatasetDict(dd | dict(train=ds.select(np.sort(order[~held])), valid=ds.select(np.sort(order[held]))))
 
 # %% ../nbs/14_dataloaders.ipynb #fe067f72
 Stats = namedtuple('Stats', 'mean std')
 
 def _byte_stats(x):
-    "Mean and standard deviation per channel of pictures of bytes (rows, channels, height, width), as if scaled to 0..1"
+    "Mean and standard deviation per channel of images of bytes (rows, channels, height, width), as if scaled to 0..1"
     v = torch.arange(256, dtype=torch.float64)/255
-    p = torch.stack([sum(torch.bincount(o[:,c].flatten(), minlength=256) for o in x.split(1000)) for c in range(x.shape[1])]).double()
+    def count(c): return sum(torch.bincount(o[:,c].flatten(), minlength=256) for o in x.split(1000))
+    p = torch.stack([count(c) for c in range(x.shape[1])]).double()
     p /= p.sum(1, keepdim=True)
     mean = p@v
     return Stats(mean.float(), (p@v**2-mean**2).clamp(min=0).sqrt().float())
@@ -168,7 +207,7 @@ def _batch_stats(batches):
     "The same over batches of floats: of the first tensor of floats in each, per channel if it has 4 dimensions"
     n,s,s2 = 0,0.,0.
     for b in batches:
-        x = next((o for o in (b.values() if isinstance(b, dict) else b if isinstance(b, (list,tuple)) else [b]) if isinstance(o, torch.Tensor) and o.is_floating_point()), None)
+        x = next((o for o in columns(b) if isinstance(o, torch.Tensor) and o.is_floating_point()), None)
         if x is None: raise ValueError("stats: the training batches hold no tensor of floats")
         x = (x.transpose(0,1).flatten(1) if x.ndim==4 else x.reshape(1,-1)).double()
         n,s,s2 = n+x.shape[1],s+x.sum(1),s2+(x**2).sum(1)
@@ -176,12 +215,13 @@ def _batch_stats(batches):
 
 @patch
 def stats(self:DataLoaders)->Stats:
-    "Mean and standard deviation per channel of the training pictures (0 to 1), computed once. Streamed data are read once for it, and no pass is counted."
+    """Mean and standard deviation per channel of the training images (0 to 1), computed once. Streamed data are read
+    once for it, and no pass is counted."""
     if not hasattr(self, '_stats'):
         data = getattr(self.train, 'dataset', None)
         pics = [data.cols[k] for k in data.cols if k in data.images] if isinstance(data, Decoded) else []
-        if pics and pics[0].dtype==torch.uint8: self._stats = _byte_stats(pics[0])
-        else: self._stats = _batch_stats(self.train.batches(self.train.epoch) if isinstance(self.train, Loader) else self.train)
+        is_bytes = pics and pics[0].dtype==torch.uint8
+        self._stats = _byte_stats(pics[0]) if is_bytes else _batch_stats(uncounted(self.train))
     return self._stats
 
 # %% ../nbs/14_dataloaders.ipynb #9bd17643

@@ -46,9 +46,11 @@ def first_nonfinite(
             if not _finite(out): found.append(f'the output of module {name or type(m).__name__} ({type(m).__name__})')
         return module.register_forward_hook(hook)
     hooks = [watch(*o) for o in getattr(learn.model, 'named_modules', lambda: ())()]
-    modes = [(m, m.training) for m in getattr(learn.model, 'modules', list)()]
-    try: learn.model.eval(); learn.model(*cols[:n])
+    modes,preds = [(m, m.training) for m in getattr(learn.model, 'modules', list)()],getattr(learn, 'preds', None)
+    try: learn.model.eval(); learn.predict()
+    except Exception: pass # what is asked for is only where to look
     finally:
+        learn.preds = preds
         for h in hooks: h.remove()
         for m,mode in modes: m.training = mode
     return found[0] if found else 'the loss (inputs, weights and outputs are finite)'

@@ -202,7 +202,7 @@ class Learner(Publisher):
         from nntrain.predict import predict_item
         return predict_item(self, item)
     def fit_one_cycle(self, *args, **kwargs):
-        "Fit with a learning rate that rises and falls: `(epochs, lr, ...)`. See `nntrain.schedule.fit_one_cycle`."
+        "Fit with a learning rate that rises and falls: `(epochs, max_lr, ...)`. See `nntrain.schedule.fit_one_cycle`."
         from nntrain.schedule import fit_one_cycle
         return fit_one_cycle(self, *args, **kwargs)
     def plot_lr(self, *args, **kwargs):

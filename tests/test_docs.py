@@ -1,5 +1,5 @@
 "The site has no faults, and each kind of fault that the checker knows is really found"
-import re, shutil
+import json, re, shutil
 import pytest
 import check_docs, docs, front
 
@@ -10,6 +10,21 @@ def test_a_page_for_every_notebook(site):
     assert sorted(pages)==sorted(p.relative_to(site) for p in site.rglob('*.html') if 'pagefind' not in p.parts)
     home = (site/'index.html').read_text()
     for p in pages: assert f'href="{p.as_posix()}"' in home, f'the sidebar lacks {p}'
+
+def test_a_new_notebook_needs_no_edit_elsewhere(tmp_path):
+    "Its number says which section of the sidebar, and which table of the front page, it belongs to"
+    shutil.copy(docs.root/'settings.ini', tmp_path)
+    (tmp_path/'nbs'/'tutorials').mkdir(parents=True)
+    def book(name): (tmp_path/'nbs'/f'{name}.ipynb').write_text(json.dumps(dict(cells=[dict(cell_type='markdown', source=f'# About {name}\n\n> It does it')])))
+    for name in ('index', '09_last', '10_collate', '17_new', '92_scratch_x', 'tutorials/first'): book(name)
+    assert {k: [p.stem for p in v] for k,v in front.sections(tmp_path).items()}=={'Guide': ['index'], 'Ground': ['09_last'],
+        'Data': ['10_collate', '17_new'], 'From scratch': ['92_scratch_x'], 'Tutorials': ['first']}
+    side,rooms = front.sidebar(tmp_path),front.rooms(tmp_path)
+    assert '      - section: Data\n        contents:\n          - 10_collate.ipynb\n          - 17_new.ipynb\n      - section: From scratch' in side
+    assert '### Data\n\n| notebook | what it is about |\n| --- | --- |\n| [About 10_collate](https://nntrain.github.io/nntrain/collate.html) | It does it |\n| [About 17_new]' in rooms
+    assert 'tutorials/first.html' in rooms and '### Guide' not in rooms
+    book('80_nowhere')
+    with pytest.raises(KeyError): front.sections(tmp_path) # a chapter needs a name
 
 def put(new): return lambda page: page.replace('</article>', f'{new}</article>')
 
@@ -40,6 +55,7 @@ faults = {
     'a misspelt event': (put('<p><code>before_bacth</code></p>'), '`before_bacth` is no name of the library'),
     'a misspelt method': (put('<p><code>Learner.fitt</code></p>'), '`Learner.fitt` is no name of the library'),
     'a misspelt module': (put('<p><code>nntrain.cores</code></p>'), '`nntrain.cores` is no name of the library'),
+    'a misspelt package': (put('<p><code>nntrain.savings</code></p>'), '`nntrain.savings` is no name of the library'),
     'a class that is no link': (put('<p><code>RunningMean</code></p>'), '`RunningMean` should be a link'),
     'an error output': (put('<pre class="output"><code>Traceback (most recent call last)\nValueError</code></pre>'), 'an error is shown'),
     'a machine path': (put('<pre class="output"><code>/home/ann/x.py:3: warning</code></pre>'), 'a path of the machine'),

@@ -11,7 +11,7 @@ from nntrain.dataloaders import DataLoaders, hf_ds_collate_fn
 from nntrain.events import Subscriber
 from nntrain.learner import Learner
 from nntrain.saving.files import BadCheckpoint
-from nntrain.trainable import Callback, EarlyStopping, Model
+from nntrain.trainable import COUNTERS, Callback, EarlyStopping, Model
 
 class Points(Dataset):
     def __init__(self, n=50, seed=0): g = torch.Generator().manual_seed(seed); self.x = torch.randn(n, 4, generator=g); self.y = (self.x.sum(1) > 0).long()
@@ -124,9 +124,80 @@ def test_an_error_in_training_leaves_no_trace():
         def on_train_step_end(self, model): raise RuntimeError('oops')
     m = net()
     with pytest.raises(RuntimeError, match='oops'): m.fit(Points(), callbacks=[Oops()], **kw)
-    assert m.train_loader is None and m._callbacks == []
+    assert m.train_loader is None and m.current_train_step == 1
     m.fit(Points(), epochs=1, **kw)
     assert m.history[-1]['samples'] == 50
+
+def test_frames():
+    "From the call of `fit` to `forward`: at most 12 frames of nntrain"
+    seen = []
+    class Deep(Net):
+        def forward(self, features, targets=None):
+            f, names = sys._getframe(), []
+            while f := f.f_back:
+                if '/nntrain/' in f.f_code.co_filename: names.append(f.f_code.co_name)
+            seen.append(names)
+            return super().forward(features, targets)
+    m = net(Deep)
+    m.fit(Points(), Points(20, 1), epochs=1, **kw)
+    assert len(seen) == 4+2 and all(o[-1] == 'fit' and len(o) <= 12 for o in seen), seen[0]
+
+@pytest.mark.parametrize('name', [k for k in (*vars(Model), *net().__dict__) if k[0] != '_' and k not in vars(nn.Module())])
+def test_names_that_are_in_use(name):
+    "A layer whose name Model uses itself is refused where it is assigned, and every other one works"
+    for v in (nn.Linear(2, 2), nn.Parameter(torch.ones(2))):
+        with pytest.raises(AttributeError, match=f"'{name}' means something else .* 'my_{name}'"):
+            setattr(net(), name, v)
+
+def test_a_loss_as_a_module():
+    "The line that everybody writes"
+    class M(Model):
+        def __init__(self): super().__init__(); self.lin, self.loss = nn.Linear(4, 2), nn.CrossEntropyLoss()
+        def forward(self, features, targets=None): o = self.lin(features); return o, None if targets is None else self.loss(o, targets)
+        def fetch_optimizer(self): return torch.optim.SGD(self.parameters(), 0.1)
+    a, b = net(M), net()
+    for m in (a, b): m.fit(Points(), epochs=2, seed=0, **kw)
+    assert torch.equal(a.lin.weight, b.lin.weight) and list(a.state_dict()) == ['lin.weight', 'lin.bias']
+
+def test_what_runs_beside_the_training_leaves_no_trace(tmp_path):
+    "validate and lr_find: optimizer, counters, states, metrics and history of the model stay; a loaded optimizer goes on waiting"
+    log = []
+    class Log(Callback):
+        def on_valid_epoch_end(self, model): log.append('valid')
+        def on_train_step_end(self, model): log.append('step')
+    class Adam(Net):
+        def fetch_optimizer(self): return torch.optim.Adam(self.parameters(), 0.1)
+    def state(m): return (m.optimizer, m.train_state, m.model_state, [getattr(m, k) for k in COUNTERS], str(m.metrics), str(m.history), len(log))
+    m = net(Adam)
+    m.fit(Points(), Points(20, 1), epochs=1, callbacks=[Log()], **kw)
+    before = state(m)
+    m.learn.validate(); assert state(m) == before
+    m.learn.lr_find(plot=False); assert state(m) == before
+    m.save(tmp_path/'m.pt')
+    new = net(Adam); new.fit(Points(), Points(20, 1), epochs=0, **kw)
+    new.load(tmp_path/'m.pt')
+    new.learn.validate(); new.learn.lr_find(plot=False)
+    for o in (m, new): o.fit(Points(), epochs=1, seed=1, keep_opt=True, **kw)
+    assert torch.equal(m.lin.weight, new.lin.weight)
+
+def test_number_of_workers():
+    for f in (lambda: net().fit(Points(), n_jobs=-1, **kw), lambda: net().predict(Points(), n_jobs=-1)):
+        with pytest.raises(ValueError, match='n_jobs must be a whole number'): f()
+
+def test_steps_that_use_no_model_learner():
+    "Gradients, weights and means are those of the learner's step when a step of one's own does the same; `super()` may be called from a pass, too"
+    class Mine(Net):
+        def train_one_step(self, data):
+            self.optimizer.zero_grad()
+            out, loss, metrics = self.model_fn(data)
+            loss.backward(); self.optimizer.step()
+            return loss, dict(metrics, double=2*loss)
+        def train_one_epoch(self, data_loader): super().train_one_epoch(data_loader)
+    a, b = net(Mine), net()
+    for m in (a, b): m.fit(Points(), Points(20, 1), epochs=2, seed=0, **kw)
+    assert torch.equal(a.lin.weight, b.lin.weight) and len(a.history) == 4
+    assert [r['loss'] for r in a.history] == pytest.approx([r['loss'] for r in b.history])
+    assert a.metrics['train']['double'] == pytest.approx(2*a.metrics['train']['loss'])
 
 def test_progress_in_a_pipe(capsys):
     "T24: the metrics are shown at every epoch"

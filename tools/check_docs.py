@@ -94,7 +94,7 @@ def library(root):
     twins = {n for p,n,_ in api if p.startswith('scratch')} # of torch's classes
     known = {n for _,n,_ in api} | {n.split('.')[1] for _,n,_ in api if n.startswith('Subscriber.')}
     mods = {'.'.join(p.relative_to(root).with_suffix('').parts): p for p in (root/'nntrain').rglob('*.py')}
-    known |= {'nntrain', 'nntrain.scratch', *mods} | {f'{m}.{n}' for m,p in mods.items() for n in set(re.findall(r"[A-Za-z_]\w+", p.read_text(encoding='utf-8')))}
+    known |= {'.'.join(m.split('.')[:i]) for m in mods for i in (1, 2, 3)} | {f'{m}.{n}' for m,p in mods.items() for n in set(re.findall(r"[A-Za-z_]\w+", p.read_text(encoding='utf-8')))}
     source = '\n'.join(p.read_text(encoding='utf-8') for p in mods.values())
     attrs = {a for pair in re.findall(r'\bself\.(\w+)|^    (\w+) *=', source, re.M) for a in pair if a}
     known |= {f'{c}.{a}' for c in [n for n in known if n[0].isupper() and '.' not in n] for a in attrs}

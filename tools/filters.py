@@ -90,7 +90,7 @@ class say_import(Processor):
     "Begin the page of a module with the line that imports it"
     def begin(self):
         m = next((m[1] for c in self.nb.cells if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', c.source, re.M))), None)
-        line = f'import nntrain.{m}' if m and '.' in m else f'from nntrain.{m} import *'
+        line = f'import nntrain.{m}' if m and m.startswith('scratch') else f'from nntrain.{m} import *' # scratch has names of torch's
         if m: self.nb.cells.insert(1, mk_cell(f'```python\n{line}\n```', 'markdown'))
 
 class link_names(Processor):

@@ -30,20 +30,22 @@ def heading(path):
     m = re.match(r'# (.+)\n+> (.+)', source(read(path)['cells'][0]))
     return m.groups() if m else (None, None)
 
+chapters = {'0': 'Ground', '1': 'Data', '2': 'The loop', '3': 'Training better', '4': 'Nothing is lost', '5': 'Looking', '6': 'Other shapes',
+            '7': 'Outside', '9': 'From scratch'} # by the tens of the notebooks' numbers
+
 def sections(root):
-    "The notebooks in reading order, by the section of the site that they belong to"
+    "The notebooks in reading order, by the section of the site that they belong to: numbered ones by chapter. Raises `KeyError` for a chapter without a name."
     nbs = root/'nbs'
-    numbered = sorted(nbs.glob('[0-9]*.ipynb'))
-    return {'Guide': [nbs/'index.ipynb', *sorted(p for p in nbs.glob('[!0-9]*.ipynb') if p.stem!='index')],
-            'Library': [p for p in numbered if p.name < "90"], 'From scratch': [p for p in numbered if p.name >= "90"],
-            'Tutorials': sorted((nbs/'tutorials').glob('*.ipynb'), key=lambda p: ((*tutorials, p.stem).index(p.stem), p.stem))}
+    res = {'Guide': [nbs/'index.ipynb', *sorted(p for p in nbs.glob('[!0-9]*.ipynb') if p.stem!='index')]}
+    for p in sorted(nbs.glob('[0-9]*.ipynb')): res.setdefault(chapters[p.name[0]], []).append(p)
+    return res | {'Tutorials': sorted((nbs/'tutorials').glob('*.ipynb'), key=lambda p: ((*tutorials, p.stem).index(p.stem), p.stem))}
 
 def rooms(root):
-    "A Markdown table of the notebooks, in reading order"
-    res = [mark, '', '| notebook | what it is about |', '| --- | --- |']
-    for p in sum(sections(root).values(), [])[1:]:
-        title,about = heading(p)
-        res.append(f"| [{title}]({site(root)}/{(p.parent/page(p)).relative_to(root/'nbs').as_posix()}) | {about} |")
+    "A Markdown table of the notebooks for each section, in reading order"
+    res = [mark]
+    for name,paths in sections(root).items():
+        if paths := [p for p in paths if p.stem!='index']: res += ['', f'### {name}', '', '| notebook | what it is about |', '| --- | --- |']
+        for p in paths: res.append(f"| [{heading(p)[0]}]({site(root)}/{(p.parent/page(p)).relative_to(root/'nbs').as_posix()}) | {heading(p)[1]} |")
     return '\n'.join(res)
 
 def sidebar(root):

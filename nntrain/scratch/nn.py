@@ -11,17 +11,19 @@ __all__ = ['by_hand', 'linear_grad', 'linear', 'relu_grad', 'relu', 'logsumexp_g
 import math
 from functools import wraps,reduce
 import torch
-from fastcore.basics import patch
+from ..checks import whole
 
 # %% ../../nbs/90_scratch_nn.ipynb #28265d30
 def by_hand(
-    grad # Takes the gradient of the output, then the function's own arguments; returns a gradient (or `None`) for each argument
+    grad # From the gradient of the output and the function's arguments to a gradient, or `None`, for each argument
 ):
-    "Decorator: give a function of tensors its gradient by hand, which `loss.backward()` then uses instead of torch's own rule"
+    "Decorator: give a function of tensors a gradient by hand, which `loss.backward()` then uses instead of torch's own"
     def _decorate(f):
         class Op(torch.autograd.Function):
             @staticmethod
-            def forward(ctx, *args): ctx.save_for_backward(*args); return f(*args)
+            def forward(ctx, *args):
+                ctx.save_for_backward(*args)
+                return f(*args)
             @staticmethod
             def backward(ctx, g): return grad(g, *ctx.saved_tensors)
         return wraps(f)(lambda *args: Op.apply(*args))
@@ -152,7 +154,9 @@ class Module:
     def __init__(self): self.__dict__.update(_params={}, _modules={}, training=True)
 
     def __setattr__(self, k, v):
-        if '_modules' not in self.__dict__: raise AttributeError(f"can't assign {k!r} yet: call super().__init__() first in {type(self).__name__}.__init__")
+        if '_modules' not in self.__dict__:
+            where = f'{type(self).__name__}.__init__'
+            raise AttributeError(f"can't assign {k!r} yet: call super().__init__() first in {where}")
         home = self._modules if isinstance(v, Module) else self._params if is_param(v) else self.__dict__
         for d in (self.__dict__, self._params, self._modules):
             if d is not home: d.pop(k, None)
@@ -162,100 +166,105 @@ class Module:
             if k in self.__dict__.get(d, ()): return self.__dict__[d][k]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {k!r}")
     def __delattr__(self, k):
-        for d in (self._params, self._modules, self.__dict__):
-            if k in d: del d[k]; return
-        raise AttributeError(k)
-    def extra_repr(self):
-        "What a layer shows between its brackets"
-        return ''
+        home = next((d for d in (self._params, self._modules, self.__dict__) if k in d), None)
+        if home is None: raise AttributeError(k)
+        del home[k]
+    def add_module(self,
+        name:str, # The attribute
+        module # The module that it becomes
+    ):
+        "Register `module` under a name made at run time, such as `'0'`. Raises `TypeError` if it is no `Module`."
+        if not isinstance(module, Module):
+            raise TypeError(f"{name!r} must be a scratch Module, not {type(module).__name__}: write one with `forward`")
+        setattr(self, name, module)
+
     def __call__(self, *args, **kwargs): return self.forward(*args, **kwargs)
     def forward(self, *args, **kwargs):
         "What calling the module does; each one defines its own. Raises `NotImplementedError` where none is defined."
         raise NotImplementedError(f"{type(self).__name__} needs a `forward` method")
+    def extra_repr(self):
+        "What a layer shows between its brackets"
+        return ''
+    def __repr__(self):
+        lines = [f"({k}): {m!r}".replace('\n', '\n  ') for k,m in self.named_children()]
+        body = '\n  ' + '\n  '.join(lines) + '\n' if lines else self.extra_repr()
+        return f"{type(self).__name__}({body})"
 
-# %% ../../nbs/90_scratch_nn.ipynb #4ce4013e
-@patch
-def named_children(self:Module):
-    "The modules right below this one, with their names"
-    yield from self._modules.items()
+    def named_children(self):
+        "The modules right below this one, with their names"
+        yield from self._modules.items()
+    def named_modules(self,
+        prefix:str='', # Put before all names, with a dot; for the walk itself
+        seen:set=None # Modules that are left out, by `id`; for the walk itself
+    ):
+        "This module and all below it, each once, with dotted names"
+        seen = set() if seen is None else seen
+        if id(self) in seen: return
+        seen.add(id(self))
+        yield prefix,self
+        for k,m in self.named_children(): yield from m.named_modules(f'{prefix}.{k}' if prefix else k, seen)
+    def modules(self):
+        "This module and all below it, each once"
+        for _,m in self.named_modules(): yield m
+    def state_dict(self):
+        "Every parameter by its dotted name, detached: the tensors share memory with the model"
+        return {k: p.detach() for k,p in self._named()}
+    def _named(self):
+        for path,m in self.named_modules():
+            for k,p in m._params.items(): yield f'{path}.{k}' if path else k, p
+    def named_parameters(self):
+        "Every parameter in the tree, once, with its dotted name: `'l1.weight'`"
+        first = {}
+        for k,p in self._named():
+            if first.setdefault(id(p), k)==k: yield k,p
+    def parameters(self):
+        "Every parameter in the tree, once: what an optimizer asks for"
+        for _,p in self.named_parameters(): yield p
 
-@patch
-def named_modules(self:Module,
-    prefix:str='', # Put before all names, with a dot; for the walk itself
-    seen:set=None # Modules that are left out, by `id`; for the walk itself
-):
-    "This module and all below it, each once, with dotted names"
-    seen = set() if seen is None else seen
-    if id(self) in seen: return
-    seen.add(id(self))
-    yield prefix,self
-    for k,m in self.named_children(): yield from m.named_modules(f'{prefix}.{k}' if prefix else k, seen)
+    def load_state_dict(self,
+        state:dict # Names and tensors, as from `state_dict`
+    ):
+        "Copy `state` into the parameters. Raises `ValueError`, before any changes, if a name or a shape doesn't fit."
+        own = self.state_dict()
+        odd = [f'missing {k}' for k in own if k not in state] + [f'unexpected {k}' for k in state if k not in own]
+        odd += [f'{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}' for k,v in own.items()
+                if k in state and state[k].shape!=v.shape]
+        if odd: raise ValueError(f"state doesn't fit this model: {'; '.join(odd)}")
+        for k,v in own.items(): v.copy_(state[k])
 
-@patch
-def modules(self:Module):
-    "This module and all below it, each once"
-    for _,m in self.named_modules(): yield m
-
-@patch
-def named_parameters(self:Module):
-    "Every parameter in the tree, once, with its dotted name: `'l1.weight'`"
-    seen = set()
-    for path,m in self.named_modules():
-        for k,p in m._params.items():
-            if id(p) not in seen: seen.add(id(p)); yield f'{path}.{k}' if path else k, p
-
-@patch
-def parameters(self:Module):
-    "Every parameter in the tree, once: what an optimizer asks for"
-    for _,p in self.named_parameters(): yield p
-
-# %% ../../nbs/90_scratch_nn.ipynb #d5e8f579
-@patch
-def __repr__(self:Module):
-    lines = [f"({k}): {m!r}".replace('\n', '\n  ') for k,m in self.named_children()]
-    body = '\n  ' + '\n  '.join(lines) + '\n' if lines else self.extra_repr()
-    return f"{type(self).__name__}({body})"
-
-@patch
-def train(self:Module,
-    mode:bool=True # What the flag is set to
-):
-    "Set the flag `training` here and in every module below; returns the module"
-    for m in self.modules(): m.training = mode
-    return self
-
-@patch
-def eval(self:Module):
-    "`train(False)`: for validation and use"
-    return self.train(False)
-
-@patch
-def zero_grad(self:Module):
-    "Forget all gradients"
-    for p in self.parameters(): p.grad = None
-
-@patch
-def to(self:Module,
-    *args, # A device, a dtype, or both
-    **kwargs # What else `tensor.to` takes
-):
-    "Move or convert every parameter in place, as `tensor.to` does; returns the module"
-    for p in self.parameters():
-        p.data = p.data.to(*args, **kwargs)
-        if p.grad is not None: p.grad = p.grad.to(*args, **kwargs)
-    return self
+    def train(self,
+        mode:bool=True # What the flag is set to
+    ):
+        "Set the flag `training` here and in every module below; returns the module"
+        for m in self.modules(): m.training = mode
+        return self
+    def eval(self):
+        "`train(False)`: for validation and use"
+        return self.train(False)
+    def zero_grad(self):
+        "Forget all gradients"
+        for p in self.parameters(): p.grad = None
+    def to(self,
+        *args, # A device, a dtype, or both
+        **kwargs # What else `tensor.to` takes
+    ):
+        "Move or convert every parameter in place, as `tensor.to` does; returns the module"
+        for p in self.parameters():
+            p.data = p.data.to(*args, **kwargs)
+            if p.grad is not None: p.grad = p.grad.to(*args, **kwargs)
+        return self
 
 # %% ../../nbs/90_scratch_nn.ipynb #84c28086
 class Linear(Module):
-    "A linear layer, started like `torch.nn.Linear`. Raises `ValueError` if `n_in` or `n_out` is below 1."
+    "A linear layer, started like `torch.nn.Linear`. Raises `ValueError` if a size is below 1."
     def __init__(self,
         n_in:int, # Inputs
         n_out:int, # Outputs
         bias:bool=True # Add a bias?
     ):
         super().__init__()
-        if n_in<1 or n_out<1: raise ValueError(f"n_in and n_out must be at least 1, not {n_in} and {n_out}")
-        self.n_in,self.n_out,k = n_in,n_out,1/math.sqrt(n_in)
+        self.n_in,self.n_out = whole('n_in', n_in, 1),whole('n_out', n_out, 1)
+        k = 1/math.sqrt(n_in)
         self.weight = torch.empty(n_out, n_in).uniform_(-k, k).requires_grad_()
         self.bias = torch.empty(n_out).uniform_(-k, k).requires_grad_() if bias else None
 
@@ -265,34 +274,6 @@ class Linear(Module):
 class ReLU(Module):
     "`relu` as a layer"
     def forward(self, x): return relu(x)
-
-# %% ../../nbs/90_scratch_nn.ipynb #f10c54df
-@patch
-def state_dict(self:Module):
-    "Every parameter by name, detached: they share memory with the model"
-    return {(f'{path}.{k}' if path else k): p.detach() for path,m in self.named_modules() for k,p in m._params.items()}
-
-@patch
-def load_state_dict(self:Module,
-    state:dict # Names and tensors, as from `state_dict`
-):
-    "Copy `state` into the parameters. Raises `ValueError`, before anything is changed, if a name or a shape doesn't fit."
-    own = self.state_dict()
-    missing,extra = [k for k in own if k not in state],[k for k in state if k not in own]
-    if missing or extra: raise ValueError(f"state doesn't fit this model: missing {missing}, unexpected {extra}")
-    odd = [f'{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}' for k,v in own.items() if state[k].shape!=v.shape]
-    if odd: raise ValueError(f"state doesn't fit this model: {'; '.join(odd)}")
-    for k,v in own.items(): v.copy_(state[k])
-
-# %% ../../nbs/90_scratch_nn.ipynb #b26d0b53
-@patch
-def add_module(self:Module,
-    name:str, # The attribute
-    module:Module # What it shall be
-):
-    "Register `module` as `name`: for names that are made at run time, such as `'0'`. Raises `TypeError` if it is no `Module`."
-    if not isinstance(module, Module): raise TypeError(f"{name!r} must be a scratch Module, not {type(module).__name__}: write a Module with a forward method for it")
-    setattr(self, name, module)
 
 # %% ../../nbs/90_scratch_nn.ipynb #e6af8a01
 class Sequential(Module):
@@ -308,10 +289,11 @@ class Sequential(Module):
     def __getitem__(self, i): return list(self)[i]
 
 class ModuleList(Sequential):
-    "A list of modules that are registered, and called by whoever holds it"
+    "A list of modules that are registered; the module that holds it calls them"
     def __init__(self,
         layers=() # Modules
-    ): super().__init__(*layers)
+    ):
+        super().__init__(*layers)
     def forward(self, *args, **kwargs):
         "Raises `NotImplementedError`: call its modules yourself"
         raise NotImplementedError("ModuleList has no forward: call its modules yourself")
