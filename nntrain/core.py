@@ -139,6 +139,9 @@ def n_batches(
     except TypeError: return None
 
 # %% ../nbs/00_core.ipynb #08ab394f
+def _one_number(value):
+    return f"a value must be one number, not of shape {tuple(value.shape)}: take its mean (a loss function's `reduction='mean'`)"
+
 class RunningMean:
     "Weighted mean of device scalars. `update` never waits for the device; `compute` does, once."
     def __init__(self,
@@ -156,21 +159,25 @@ class RunningMean:
         weight=1 # How many samples it stands for
     ):
         "Take `value` into the mean"
-        self.values.append(value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value)))
+        if isinstance(value, torch.Tensor):
+            try: value = value.item() if value.is_cpu else value.detach() # on the CPU there is nothing to wait for
+            except RuntimeError as e: raise ValueError(_one_number(value)) from e
+        self.values.append(value)
         self.weights.append(weight)
         if len(self.values) >= self.size: self.fold()
 
     def fold(self):
         "Turn the buffered values into one sum, on their device. They stay in `recent` until the next time."
         if not self.values: return
-        v = torch.stack(self.values).flatten()
-        if len(v)!=len(self.values):
-            raise ValueError(f"a value must be one number, not of shape {tuple(self.values[0].shape)}: take its mean "
-                             "(a loss function's `reduction='mean'`)")
-        self.recent = v = v.to(torch.float32 if v.device.type=='mps' else torch.float64) # MPS has no float64
+        if isinstance(self.values[0], torch.Tensor):
+            v = torch.stack(self.values).flatten()
+            if len(v)!=len(self.values): raise ValueError(_one_number(self.values[0]))
+            v = v.to(torch.float32 if v.device.type=='mps' else torch.float64) # MPS has no float64
+        else: v = torch.tensor(self.values, dtype=torch.float64)
+        self.recent,self.values = v,[]
         self.total = self.total + (v*torch.tensor(self.weights, dtype=v.dtype, device=v.device)).sum()
         self.n += sum(self.weights)
-        self.values,self.weights = [],[]
+        self.weights = []
 
     def compute(self)->float:
         "The mean so far, as a Python number; `nan` when there were no values"

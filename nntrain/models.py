@@ -62,7 +62,7 @@ class Pictures(nn.Module):
             return x.reshape(n, c, side, side)
         if x.ndim==3 and c==1: return x[:,None]
         if x.ndim!=4 or x.shape[1]!=c:
-            raise ValueError(f"pictures must have the shape (samples, {c}, height, width), not {tuple(x.shape)}: set c_in")
+            raise ValueError(f"pictures must be of shape (samples, {c}, height, width), not {tuple(x.shape)}: set c_in")
         return x
 
     def extra_repr(self): return f'{self.c_in}'

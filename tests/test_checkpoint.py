@@ -1,20 +1,22 @@
 "A fit leaves no trace, however it ends: subscribers, modes, gradients, hooks, handlers, bars, workers. What needs no processes is in nbs/42_checkpoint.ipynb."
-import multiprocessing, signal, time
+import multiprocessing, os, signal, time, warnings
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from types import SimpleNamespace
 import pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from nntrain.acceleration import EMAS
+from nntrain.acceleration import EMAS, GradAccumS, GradClipS
 from nntrain.checkpoint import CheckpointS
 from nntrain.core import set_seed
 from nntrain.dataloaders import DataLoaders
 from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException, Subscriber
 from nntrain.learner import Learner
-import nntrain.schedule  # noqa: F401 (brings fit_one_cycle)
+from nntrain.schedule import Trace, SchedulerS
 from nntrain.saving.files import read_file
+from nntrain.saving.state import run_state
 from nntrain.subscribers import MetricsS, ProgressS
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning', 'ignore:.*worker processes in total.*:UserWarning')
@@ -49,7 +51,7 @@ def trace(learn):
     "What a fit must leave as it was"
     return dict(subs=list(learn.subs), modes=[m.training for m in learn.model.modules()], grads=[p.grad for p in learn.model.parameters()], grad_mode=torch.is_grad_enabled(),
                 hooks=[len(m._forward_hooks) for m in learn.model.modules()], handlers=[signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)],
-                output=[vars(s).get('output') for s in learn.subs], step=vars(learn).get('step'), guard=learn.mean_loss.guard)
+                output=[vars(s).get('output') for s in learn.subs], step=vars(learn).get('step'))
 
 def workers():
     "Live children, given a moment to end"
@@ -97,7 +99,7 @@ def test_predictions_in_the_middle_of_a_validation(tmp_path, ours):
     class AskS(Subscriber):
         def __init__(self): self.got = []
         def after_batch(self, learn):
-            if not learn.model.training and learn.batch_idx==1: self.got.append(len(learn.get_preds()))
+            if not learn.training and learn.batch_idx==1: self.got.append(len(learn.get_preds()))
     learn = get_learner(tmp_path)
     kw = dict(num_workers=1, persistent_workers=True)
     learn.dls = DataLoaders.from_datasets(Points(), Points(), 8, cache=False, **kw) if ours else SimpleNamespace(train=DataLoader(Points(), 8), valid=DataLoader(Points(), 8, **kw))
@@ -124,10 +126,10 @@ def test_the_best_checkpoint_holds_the_weights_that_were_the_best(tmp_path):
     assert other.validate()['loss']==pytest.approx(best, rel=1e-6)
     parts = read_file(tmp_path/'best.pt')
     assert all(not torch.equal(parts['validated'][k], parts['model'][k]) for k in parts['model'])
-    other.load(tmp_path/'000003.pt')
+    other.load(tmp_path/'checkpoint-000003.pt')
     assert all(torch.equal(a, b) for a,b in zip(other.model.parameters(), learn.model.parameters())) and other.validate()['loss']!=pytest.approx(best, rel=1e-6)
     quiet([CheckpointS(tmp_path/'raw', monitor='valid_loss')], 1) # without an average it is the same file under two names
-    assert (tmp_path/'raw'/'best.pt').read_bytes()==(tmp_path/'raw'/'000001.pt').read_bytes()
+    assert (tmp_path/'raw'/'best.pt').read_bytes()==(tmp_path/'raw'/'checkpoint-000001.pt').read_bytes()
     for mon in ('train_loss', 'valid_loss'): quiet([EMAS(.9), CheckpointS(tmp_path/mon, monitor=mon)], 1)
     assert [('validated' in read_file(tmp_path/mon/'best.pt')) for mon in ('train_loss', 'valid_loss')]==[False, True]
 
@@ -136,3 +138,80 @@ def test_a_schedule_that_has_ended_is_not_gone_on_with(tmp_path):
     quiet([CheckpointS(tmp_path)], 2, cycle=True)
     with pytest.raises(ValueError, match='schedule ends after 16 steps, and this fit takes 32'), pytest.warns(UserWarning, match='goes on with epochs=4'): quiet([CheckpointS(tmp_path)], 4, cycle=True)
     with pytest.warns(UserWarning, match='epochs=1'): quiet([CheckpointS(tmp_path)], 1, cycle=True)
+
+@pytest.mark.parametrize('name', ['{}.pt', '00000{}.pt', 'checkpoint-{}.pt', 'best-{}.pt'])
+def test_files_of_your_own_in_the_folder_stay(tmp_path, name):
+    "Weights that are saved there by epoch, in a run that is stopped and goes on"
+    class SaveS(Subscriber):
+        def after_epoch(self, learn):
+            if learn.training: learn.save(tmp_path/name.format(learn.epoch))
+    for epochs in (3, 5):
+        with warnings.catch_warnings(): warnings.simplefilter('ignore'); quiet([CheckpointS(tmp_path, keep=1), SaveS()], epochs)
+    assert sorted(f.name for f in tmp_path.iterdir())==sorted(['checkpoint-000005.pt', *(name.format(i) for i in range(5))])
+    with pytest.warns(UserWarning, match='1 checkpoints of an earlier run were moved'): quiet([CheckpointS(tmp_path, resume=False), SaveS()], 1)
+    assert [f.name for f in (tmp_path/'old-1').iterdir()]==['checkpoint-000005.pt'] and len(list(tmp_path.glob('*.pt')))==6
+
+def test_a_best_of_your_own_stays(tmp_path):
+    quiet([], 1).save(tmp_path/'best.pt')
+    before = (tmp_path/'best.pt').read_bytes()
+    with pytest.raises(FileExistsError, match="isn't a checkpoint"): quiet([CheckpointS(tmp_path, monitor='valid_loss')], 1)
+    assert (tmp_path/'best.pt').read_bytes()==before and len(list(tmp_path.iterdir()))==1
+    quiet([CheckpointS(tmp_path)], 1) # without a monitor there is none of ours
+    assert (tmp_path/'best.pt').read_bytes()==before
+
+def test_where_a_file_cant_have_two_names(tmp_path, monkeypatch):
+    "The best one is a copy"
+    monkeypatch.setattr(os, 'link', lambda *args: (_ for _ in ()).throw(PermissionError(1, 'Operation not permitted')))
+    quiet([CheckpointS(tmp_path, monitor='valid_loss')], 1)
+    assert (tmp_path/'best.pt').read_bytes()==(tmp_path/'checkpoint-000001.pt').read_bytes()
+
+class Hits:
+    "A metric without `state_dict`"
+    def __init__(self): self.reset()
+    def reset(self): self.hits = self.n = 0
+    def update(self, preds, y): self.hits += int((preds.argmax(1)==y).sum()); self.n += len(y)
+    def compute(self): return self.hits/max(self.n, 1)
+
+def test_metrics_are_known_by_name(tmp_path):
+    "A subscriber more in the list, and the epoch that was interrupted has the same row"
+    class StopS(Subscriber):
+        def after_batch(self, learn):
+            if learn.batch_idx==5: raise InterruptedError
+    def row(learn): return {k: v for k,v in learn.history[0].items() if k!='seconds'}
+    whole = quiet([MetricsS(acc=Hits())], 1)
+    with pytest.raises(InterruptedError): quiet([MetricsS(acc=Hits()), CheckpointS(tmp_path, every=4), StopS()], 1)
+    assert row(quiet([Subscriber(), ProgressS(display='log'), MetricsS(acc=Hits()), CheckpointS(tmp_path)], 1))==row(whole)
+
+def count(x): return sum(map(count, x.values() if isinstance(x, dict) else x)) if isinstance(x, (dict, list, tuple)) else getattr(x, 'nelement', lambda: 1)()
+
+@pytest.mark.parametrize('sub', [partial(GradClipS, 1.), partial(GradAccumS, 2), partial(EMAS, .9), partial(SchedulerS, partial(torch.optim.lr_scheduler.StepLR, step_size=10**9))])
+def test_a_long_run_has_no_larger_checkpoints(monkeypatch, sub):
+    "What is saved after 5,000 steps is as much as after 1,000, with records for plots that hold 512 values instead of 8,192"
+    monkeypatch.setattr(Trace, 'most', 512)
+    sizes = {}
+    class CountS(Subscriber):
+        order = 2000
+        def after_batch(self, learn):
+            if learn.training and (n := learn.batch_idx+1) in (1000, 5000): sizes[n] = count(run_state(learn))
+    model = nn.Linear(1, 1)
+    learn = Learner(model, SimpleNamespace(train=[(torch.ones(1,1), torch.ones(1,1))]*5000, valid=None), F.mse_loss, torch.optim.SGD, 1e-3, [sub(), CountS()])
+    learn.quiet = True
+    learn.fit(1, valid=False)
+    assert sizes[5000] <= sizes[1000]+600, sizes # the mean of the loss holds up to 256 values, a record 512
+
+def test_nan_after_a_resume_goes_back_to_the_resumed_weights(tmp_path):
+    "Not to those that the new process was born with"
+    x, y = torch.randn(64, 4), torch.arange(64)%3
+    def learner(seed, x=x):
+        torch.manual_seed(seed)
+        learn = Learner(nn.Linear(4, 3), SimpleNamespace(train=list(zip(x.split(16), y.split(16))), valid=None), F.cross_entropy, partial(torch.optim.SGD, momentum=.9), .1)
+        learn.quiet = True
+        return learn
+    first = learner(0)
+    first.fit(1, valid=False, subs=[CheckpointS(tmp_path)])
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # more epochs than the run was begun with
+        second = learner(1, x*float('nan'))
+        with pytest.raises(FloatingPointError, match='back at the beginning of the fit'): second.fit(2, valid=False, subs=[CheckpointS(tmp_path)])
+    assert torch.equal(second.model.weight, first.model.weight) and not torch.equal(learner(1).model.weight, first.model.weight)
+    assert torch.equal(*(o.opt.state_dict()['state'][0]['momentum_buffer'] for o in (first, second)))

@@ -1,11 +1,12 @@
 "Processes that are killed, asked to stop, or out of disk, and the runs that go on from what they left. `torture.py` is the harness, `make torture` its longer run."
 import hashlib, os, pickle, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import pytest, torch
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tests'))
 import torture
-from nntrain.saving.files import MARK, read_file
+from nntrain.saving.files import read_file
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 GROUPS = dict(zip(('random step', 'during a save', 'three kills', 'augmented', 'two workers', 'accumulating'), (10, 10, 3, 5, 3, 2)))
@@ -70,17 +71,23 @@ def test_signals_save_after_the_batch_and_no_step_is_done_twice(folder, referenc
     finish(f, reference, '--every', 'epoch')
     assert [int(s) for s,_ in steps(f)]==list(range(1, 181)), 'each step once'
 
-def test_a_signal_to_the_whole_group_with_workers(folder, groups):
-    f = folder/'group'
-    flags = '--augment', '--workers', '2', '--every', 'epoch'
+@pytest.mark.parametrize('ours', [False, True])
+def test_a_signal_to_the_whole_group_with_workers(folder, groups, ours):
+    f = folder/f'group{ours}'
+    flags = '--augment', '--workers', '2', '--every', 'epoch', *(['--ours'] if ours else [])
     f.mkdir()
+    ref = groups['two workers'][0]
+    if ours: # the same run, never stopped
+        ref = SimpleNamespace(folder=folder/'ours')
+        out,_ = (p := start(ref.folder, *flags)).communicate(timeout=60)
+        assert p.returncode==0, out
     cmd = [sys.executable, root/'tests'/'train_script.py', '--dir', f/'ckpt', '--steps-file', f/'steps', '--out', f/'out', '--history', f/'out.history', *flags]
     p = subprocess.Popen([str(o) for o in cmd], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'), start_new_session=True)
     wait_for(p, f, 30) # well before the end, which comes half a second later
     os.killpg(p.pid, signal.SIGTERM)
     out,_ = p.communicate(timeout=30)
     assert p.returncode==143, f'{p.returncode} after {len(steps(f))} steps: {out}'
-    finish(f, groups['two workers'][0], *flags)
+    finish(f, ref, *flags)
     assert [int(s) for s,_ in steps(f)]==list(range(1, 181)), 'each step once'
 
 def copy(reference, folder, name, n=3):
@@ -103,7 +110,7 @@ def damage(kind, f):
     if kind=='bomb': # with a checksum that is right
         torch.save(dict(model=Bomb()), f)
         body = f.read_bytes()
-        data = body+MARK+len(body).to_bytes(8, 'little')+hashlib.sha256(body).digest()
+        data = body+b'nntrain1'+len(body).to_bytes(8, 'little')+hashlib.sha256(body).digest()
     if kind=='part missing':
         import nntrain.saving.files as st
         state = read_file(f); del state['rng']
@@ -153,3 +160,40 @@ def test_a_full_disk(small_disk, folder, reference, tmp_path):
     assert 0 < n < 180
     subprocess.run(['mount', '-o', 'remount,size=5m', small_disk], check=True) # now there is room
     assert 'Resumed from' in finish(f, reference)
+
+SLOW = '''
+import sys, time, torch
+import torch.nn.functional as F
+from types import SimpleNamespace
+from torch.utils.data import DataLoader, Dataset
+from nntrain.checkpoint import CheckpointS
+from nntrain.dataloaders import DataLoaders
+from nntrain.events import Subscriber
+from nntrain.learner import Learner
+class SayS(Subscriber):
+    def after_batch(self, learn): print('batch', flush=True)
+class Slow(Dataset):
+    "The first 4 rows are there at once, for the next one you wait"
+    def __len__(self): return 8
+    def __getitem__(self, i):
+        if i>=4: time.sleep(20)
+        return torch.ones(2),0
+ours,folder = sys.argv[1]=='True',sys.argv[2]
+kw = dict(num_workers=2)
+dls = DataLoaders.from_datasets(Slow(), None, 2, shuffle=False, cache=False, **kw) if ours else SimpleNamespace(train=DataLoader(Slow(), 2, **kw), valid=None)
+Learner(torch.nn.Linear(2,2), dls, F.cross_entropy, torch.optim.SGD, .1).fit(2, valid=False, subs=[CheckpointS(folder), SayS()])
+'''
+@pytest.mark.parametrize('ours', [False, True])
+def test_a_signal_while_waiting_for_workers(tmp_path, ours):
+    "It ends the waiting, the run is saved, and the place is right"
+    p = subprocess.Popen([sys.executable, '-c', SLOW, str(ours), str(tmp_path/'ckpt')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                         env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(root)), start_new_session=True)
+    assert [p.stdout.readline() for _ in range(2)]==['batch\n']*2
+    time.sleep(1) # well into the waiting for the third batch
+    sent = time.monotonic()
+    os.killpg(p.pid, signal.SIGTERM)
+    out,_ = p.communicate(timeout=30)
+    assert p.returncode==143 and time.monotonic()-sent < 4, out
+    state = read_file(tmp_path/'ckpt'/'checkpoint-000001.pt')
+    assert state['at']==[0, 'train', 2] and state['steps']==2
+    if ours: assert state['data']['train']['batch']+state['skip']==2

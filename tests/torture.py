@@ -18,10 +18,13 @@ def kill_in_save(nth, point, rnd):
     def die(): os.kill(os.getpid(), signal.SIGKILL)
     def patched(o, name, f): setattr(o, name, (lambda old: lambda *a, **k: f(old, *a, **k))(getattr(o, name)))
     def save(old, *a, **k): count['save'] += 1; count['write'] = 0; return old(*a, **k)
-    def write(old, w, b):
-        count['write'] += 1
-        if count['save']==nth and point=='write' and count['write']==die_at: w.f.write(bytes(b)[:len(b)//2]); w.f.flush(); die()
-        return old(w, b)
+    class Dying:
+        "A file in the middle of whose writing the process dies"
+        def __init__(self, f): self.f,self.flush = f,f.flush
+        def write(self, b):
+            count['write'] += 1
+            if count['save']==nth and point=='write' and count['write']==die_at: self.f.write(bytes(b)[:len(b)//2]); self.flush(); die()
+            return self.f.write(b)
     def replace(old, *a):
         if count['save']==nth and point=='written': die()
         old(*a)
@@ -29,7 +32,7 @@ def kill_in_save(nth, point, rnd):
     def unlink(old, *a, **k):
         if count['save']==nth and point=='pruning' and a[0].suffix=='.pt': die()
         return old(*a, **k)
-    patched(checkpoint, 'write_file', save); patched(storage.HashedWriter, 'write', write)
+    patched(checkpoint, 'write_file', save); patched(storage.torch, 'save', lambda old, state, f: old(state, Dying(f)))
     patched(os, 'replace', replace); patched(Path, 'unlink', unlink)
 
 class Job:

@@ -1,6 +1,6 @@
 """A training that can be killed at any moment and started again: the process tests run it, and so may anybody.
 
-    python tests/train_script.py --dir CKPT_DIR --steps-file STEPS --out HASH_FILE [--augment] [--workers N] [--every N] [--accumulate N]
+    python tests/train_script.py --dir CKPT_DIR --steps-file STEPS --out HASH_FILE [--augment] [--workers N] [--ours] [--every N] [--accumulate N]
 
 Digits, dropout, batch norm, Adam, one-cycle, 4 epochs of batches of 32. Checkpoints go to CKPT_DIR and nowhere else, and a run that finds some
 there continues. After each optimizer step one line `STEP LOSS` is appended to STEPS in a single write (STEP counts from 1 over the whole training,
@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from nntrain.checkpoint import CheckpointS
 from nntrain.core import set_seed
-from nntrain.events import CancelBatchException, Subscriber
+from nntrain.dataloaders import DataLoaders
+from nntrain.events import CancelStepException, Subscriber
 from nntrain.learner import Learner
 from nntrain.subscribers import MetricsS
 
@@ -52,10 +53,10 @@ class AccumulateS(Subscriber):
     "A step after every `n` batches, on the mean of their gradients; what is left at the end of an epoch goes on in the next"
     def __init__(self, n): self.n,self.i = n,0
     def after_loss(self, learn):
-        if learn.model.training: learn.loss = learn.loss/self.n
-    def after_backward(self, learn):
+        if learn.training: learn.loss = learn.loss/self.n
+    def before_step(self, learn):
         self.i += 1
-        if self.i%self.n: raise CancelBatchException
+        if self.i%self.n: raise CancelStepException
     def state_dict(self): return dict(i=self.i)
     def load_state_dict(self, state): self.i = state['i']
 
@@ -93,7 +94,9 @@ def get_learner(args):
     set_seed(42)
     x,y = digits()
     kw = dict(batch_size=32, num_workers=args.workers)
-    dls = SimpleNamespace(train=DataLoader(Digits(x[:1438], y[:1438], args.augment), shuffle=True, **kw), valid=DataLoader(Digits(x[1438:], y[1438:]), **kw))
+    train,valid = Digits(x[:1438], y[:1438], args.augment),Digits(x[1438:], y[1438:])
+    if args.ours: dls = DataLoaders.from_datasets(train, valid, seed=1, cache=False, **kw)
+    else: dls = SimpleNamespace(train=DataLoader(train, shuffle=True, **kw), valid=DataLoader(valid, **kw))
     model = nn.Sequential(nn.Linear(64,64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(.3), nn.Linear(64,10))
     subs = [MetricsS(accuracy=Accuracy()), OneCycleS(args.accumulate), StepsS(args.steps_file)]
     if args.accumulate > 1: subs.append(AccumulateS(args.accumulate))
@@ -109,6 +112,7 @@ def main(argv=None):
     for name in ('--dir', '--steps-file', '--out'): p.add_argument(name, required=True)
     p.add_argument('--augment', action='store_true')
     p.add_argument('--workers', type=int, default=0)
+    p.add_argument('--ours', action='store_true', help="the loaders of `DataLoaders`, not torch's own")
     p.add_argument('--every', default='7', help="training batches, seconds (2.5), or 'epoch'")
     p.add_argument('--accumulate', type=int, default=1)
     p.add_argument('--epochs', type=int, default=4)

@@ -108,8 +108,8 @@ def _decode_column(ds, name, split):
             bad = ((x<0)|(x>=f.num_classes)).nonzero() if isinstance(f, ClassLabel) else ()
             if len(bad):
                 raise ValueError(f"split {split!r}, row {int(bad[0])}, column {name!r}: label {int(x[bad[0]])} is no "
-                                 f"class: there are {f.num_classes}, from 0 ({len(bad)} rows like that). Leave them out "
-                                 f"with `dd[{split!r}].filter(...)`, or the column with `remove_columns`")
+                                 f"class: there are {f.num_classes}, from 0 ({len(bad)} rows like that). Leave them "
+                                 f"out with `dd[{split!r}].filter(...)`, or the column with `remove_columns`")
             return x
     rows,n = Rows(ds, hf_ds_collate_fn, split),len(ds)
     return torch.cat([rows[BatchKey(0, 0, 0, range(i, min(i+10_000, n)))][0] for i in range(0, n, 10_000)])
