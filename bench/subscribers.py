@@ -13,7 +13,8 @@ warnings.filterwarnings('ignore')
 import torch, torch.nn.functional as F  # noqa: E402
 from torcheval.metrics import MulticlassAccuracy  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
-from nntrain.acceleration import EMAS, AugmentS, GradAccumS, GradClipS, MixedPrecisionS, NormalizationS  # noqa: E402
+from nntrain.acceleration import AugmentS, GradAccumS, GradClipS, MixedPrecisionS, NormalizationS  # noqa: E402
+from nntrain.average import EMAS  # noqa: E402
 from nntrain.core import set_seed  # noqa: E402
 from nntrain.inspect import ActivationStatsS, TimerS  # noqa: E402
 from nntrain.learner import DeviceS, Learner, MetricsS, ProgressS  # noqa: E402

@@ -13,8 +13,8 @@ from functools import partial
 from inspect import signature,Parameter
 from operator import attrgetter
 import torch
-from torch.optim.lr_scheduler import LambdaLR,OneCycleLR,ReduceLROnPlateau
-from .checks import choice,monitor as split_monitor,monitored,number,whole
+from torch.optim.lr_scheduler import CyclicLR,LambdaLR,OneCycleLR,ReduceLROnPlateau
+from .checks import better,choice,monitor as split_monitor,monitored,number,says,whole
 from .core import n_batches
 from .events import CancelFitException,Subscriber
 from .subscribers import MetricsS,searching
@@ -108,25 +108,34 @@ def total_steps(
 # %% ../nbs/30_schedule.ipynb #0b9c980c
 class SchedulerS(StatefulS):
     """Makes a torch scheduler for each fit and steps it when it is due. Keeps the learning rates of each step in
-    `lrs`, a list of one for each parameter group, thinned in long runs. Raises `ValueError` on another `step`, on a
-    plateau scheduler without `step='loss'`, or when it is resumed in a longer run; `TypeError` if `scheduler_class`
-    can't be called."""
-    order,scheduler = MetricsS.order+1,None # the numbers of the epoch come first
+    `lrs`, a list of one for each parameter group, thinned in long runs; after the fit, momentum is what it was before.
+    Raises `ValueError` on another `step`, on a plateau scheduler with a `step` that isn't `'loss'`, or when it is
+    resumed in a longer run; `TypeError` if `scheduler_class` can't be called. Warns if its number was never there."""
+    order,scheduler,before = MetricsS.order+1,None,() # the numbers of the epoch come first
     def __init__(self,
         scheduler_class, # A class of `torch.optim.lr_scheduler`, or a function of an optimizer (and of `total_steps`)
-        step:str='batch', # When: after each optimizer step, after each `'epoch'` of training, or by a number (`'loss'`)
+        step:str=None, # After each `'batch'` that moved weights, each `'epoch'`, by a number (`'loss'`); or by its kind
         *, monitor:str='valid_loss' # The number for `'loss'`, which schedulers like `ReduceLROnPlateau` look at
     ):
         if not callable(scheduler_class):
             raise TypeError("scheduler_class must be a class or function that makes a scheduler, not "
-                            f"{scheduler_class!r}: write SchedulerS(partial(StepLR, step_size=2), 'epoch')")
-        choice('step', step, ('batch', 'epoch', 'loss'))
+                            f"{scheduler_class!r}: write SchedulerS(partial(StepLR, step_size=2))")
+        if step is not None: choice('step', step, ('batch', 'epoch', 'loss'))
         self.scheduler_class,self.step,self.monitor,self.lrs = scheduler_class,step,monitor,Trace()
-        self.mode = dict(batch=None, epoch='train', loss=split_monitor(monitor)[0])[step] # of passes that it follows
+        self.watched = split_monitor(monitor)[0]
 
     def before_fit(self, learn):
         self.scheduler = self.make(learn) if learn.trains and learn.n_epochs and not searching(learn) else None
         if self.scheduler: self.begin()
+
+    def due(self,
+        scheduler # The one that was made
+    )->str:
+        "When `scheduler` is to be stepped: as the user said, or else as its kind wants"
+        if self.step: return self.step
+        if isinstance(scheduler, ReduceLROnPlateau): return 'loss'
+        counts = any(k.endswith('_steps') for k in signature(self.scheduler_class).parameters)
+        return 'batch' if counts or isinstance(scheduler, (CyclicLR, OneCycleLR)) else 'epoch'
 
     def make(self,
         learn # A learner, at the beginning of a fit
@@ -137,25 +146,44 @@ class SchedulerS(StatefulS):
         kwargs = dict(total_steps=learn.n_epochs if self.step=='epoch' else total_steps(learn)) if wants else {}
         if self is next(s for s in learn.subs if isinstance(s, SchedulerS)):
             for g in learn.opt.param_groups: g.pop('initial_lr', None) # left there by the schedule of an earlier fit
+        self.before = [{k: g[k] for k in ('momentum', 'betas') if k in g} for g in learn.opt.param_groups]
         res = self.scheduler_class(learn.opt, **kwargs)
-        if isinstance(res, ReduceLROnPlateau) and self.step!='loss':
-            raise ValueError("ReduceLROnPlateau goes by a number: write SchedulerS(ReduceLROnPlateau, step='loss')")
-        learn.schedule,self.lrs = self,Trace()
+        self.by = self.due(res)
+        self.mode = dict(batch=None, epoch='train', loss=self.watched)[self.by] # of the passes that it follows
+        if isinstance(res, ReduceLROnPlateau):
+            if self.by!='loss':
+                raise ValueError("ReduceLROnPlateau goes by a number: write SchedulerS(ReduceLROnPlateau, "
+                                 "step='loss')")
+            if res.mode=='min' and says(self.monitor)=='max':
+                raise ValueError(f"{self.monitor!r} is better when it is larger: write partial(ReduceLROnPlateau, "
+                                 "mode='max')")
+        learn.schedule,self.lrs,self.seen = self,Trace(),False
         return res
 
     def after_step(self, learn):
         if not self.scheduler: return
         self.lrs.add([g['lr'] for g in learn.opt.param_groups])
-        if self.step=='batch': self.scheduler.step()
+        if self.by=='batch': self.scheduler.step()
 
     def after_epoch(self, learn):
         if not self.scheduler or learn.history[-1]['mode']!=self.mode: return
-        self.scheduler.step(*[monitored(self.monitor, learn.history)] if self.step=='loss' else [])
+        self.scheduler.step(*[monitored(self.monitor, learn.history)] if self.by=='loss' else [])
+        self.seen = True
+
+    def after_fit(self, learn):
+        if self.scheduler and self.by=='loss' and not self.seen:
+            warnings.warn(f"SchedulerS never saw {self.monitor!r}, so it never changed the rate: fit with valid=True, "
+                          "or monitor 'train_loss'.")
+
+    def cleanup_fit(self, learn):
+        if self._running:
+            for g,old in zip(learn.opt.param_groups, self.before): g.update(old)
+        super().cleanup_fit(learn)
 
     def state_dict(self):
         s = self.scheduler
         state,now = (deepcopy(s.state_dict()),[g['lr'] for g in s.optimizer.param_groups]) if s else (None,[])
-        return dict(scheduler=state, now=now, lrs=self.lrs.state_dict())
+        return dict(scheduler=state, now=now, lrs=self.lrs.state_dict(), before=self.before)
 
     def put_state(self, state):
         old,new = (state['scheduler'] or {}).get('total_steps'),getattr(self.scheduler, 'total_steps', None)
@@ -163,6 +191,7 @@ class SchedulerS(StatefulS):
             raise ValueError(f"the saved schedule ends after {old} steps, and this fit takes {new}: resume with as "
                              "many epochs as the run was begun with, or begin another run in a folder of its own")
         self.lrs.load_state_dict(state['lrs'])
+        self.before = state.get('before', self.before)
         if state['scheduler']: self.scheduler.load_state_dict(state['scheduler'])
         for g,lr in zip(self.scheduler.optimizer.param_groups, state['now']): g['lr'] = lr
 
@@ -243,12 +272,12 @@ class EarlyStoppingS(StatefulS):
         monitor:str='valid_loss', # `valid_` or `train_` and a column of the history
         patience:int=5, # How many epochs without improvement to wait
         min_delta:float=0.0, # Smaller changes don't count as improvement
-        mode:str='min', # Is smaller better (`'min'`) or larger (`'max'`)?
+        mode:str=None, # Is smaller better (`'min'`) or larger (`'max'`)? `None` goes by the name, if that says it
         restore_best=True # Put the best weights back when the fit is over?
     ):
         self.monitor,self.watched = monitor,split_monitor(monitor)[0]
         self.patience,self.min_delta = whole('patience', patience, 1, 'epochs'),number('min_delta', min_delta)
-        self.mode,self.restore_best,self.weights = choice('mode', mode, ('min', 'max')),restore_best,None
+        self.mode,self.restore_best,self.weights = better(monitor, mode),restore_best,None
 
     def before_fit(self, learn):
         self.active = learn.trains and not searching(learn)

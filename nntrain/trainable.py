@@ -395,7 +395,7 @@ class EarlyStopping(EarlyStoppingS):
         monitor:str='valid_loss', # `train_` or `valid_`, and `loss` or a metric
         model_path:str|Path=None, # Where the best model goes
         patience:int=5, # How many epochs without improvement to wait
-        mode:str='min', # Is smaller better (`'min'`) or larger (`'max'`)?
+        mode:str=None, # Is smaller better (`'min'`) or larger (`'max'`)? `None` goes by the name, if that says it
         delta:float=0.001, # Smaller changes don't count
         save_weights_only=False # Save a plain `state_dict`?
     ):

@@ -102,7 +102,7 @@ def test_a_window_may_be_left_out(event, exc, stream):
     for at in range(4):
         class LeaveOutS(Subscriber):
             order = 5
-        def leave(learn):
+        def leave(learn, at=at):
             if learn.batch_idx==at: raise exc
         s = LeaveOutS(); setattr(s, event, leave)
         learn = get_learner([GradAccumS(3), s, GradClipS(1.), MixedPrecisionS(torch.float16)], StreamDL() if stream else data(4))
