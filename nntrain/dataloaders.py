@@ -20,7 +20,7 @@ from .data.loader import Loader,Rows,first_batches,uncounted
 from .data.memory import Columns,Decoded,check_columns,decode,free_memory
 from .data.order import BatchKey,BatchPlan,mix_seed,seeded
 
-# %% ../nbs/14_dataloaders.ipynb #531f2fcc
+# %% ../nbs/14_dataloaders.ipynb #3507aeda
 def _map_style(ds): return hasattr(ds, '__len__') and not isinstance(ds, IterableDataset)
 def _plain_hf(ds): return hasattr(ds, '_fingerprint') and _map_style(ds) and not ds.format['type']
 
@@ -71,6 +71,7 @@ def _collating(ds, like, collate_fn):
     like = next((o for o in (like,ds) if _map_style(o)), None)
     return InOrder(f, like, own=like is None or like is ds)
 
+# %% ../nbs/14_dataloaders.ipynb #531f2fcc
 def _why_stream(ds, collate_fn, cache):
     "Why `ds` has to be streamed; `None` if it can be decoded"
     if not (hasattr(ds, '_fingerprint') and hasattr(ds, '__getitems__')): return 'not a map-style Hugging Face data set'
