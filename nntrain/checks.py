@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['whole', 'number', 'choice', 'instance', 'monitor', 'monitored', 'check_dl', 'check_parts', 'check_params',
-           'check_loss', 'advice', 'annotate']
+           'check_opt', 'check_loss', 'advice', 'annotate']
 
 # %% ../nbs/01_checks.ipynb #6d0de7ca
-import math
+import math,warnings
+from copy import deepcopy
+from inspect import signature
 from pathlib import Path
 import torch
-from .core import add_note,columns,n_batches
+from .core import add_note,columns,keep_rng,n_batches,split_batch
 
 # %% ../nbs/01_checks.ipynb #d67133ec
 def whole(
@@ -108,6 +110,9 @@ def check_dl(
                          "drop_last=True. Use a smaller batch_size.")
 
 def _check_opt(opt):
+    if 'lr' in getattr(opt, 'keywords', ()):
+        raise TypeError("optim_class has an lr already, and the learner gives it one: leave lr out of the partial, and "
+                        "give it to the learner, Learner(model, dls, loss_fn, optim_class, lr)")
     if not isinstance(opt, torch.optim.Optimizer) and callable(opt): return
     name = f'an instance of {type(opt).__name__}' if isinstance(opt, torch.optim.Optimizer) else repr(opt)
     raise TypeError(f"optim_class must be a class or function that makes an optimizer, not {name}: write "
@@ -138,10 +143,16 @@ def check_parts(
 
 def check_params(
     model, # Has `parameters()`
-    opt=None # Its optimizer; `None` looks at the model alone
+    opt=None, # Its optimizer; `None` looks at the model alone
+    loss_fn=None # Its loss function; has it parameters of its own?
 ):
-    "Raise `ValueError` if training would change nothing: no parameters, all of them frozen, or none of them in `opt`"
+    """Raise `ValueError` if training would change nothing: no parameters, all of them frozen, or none of them in `opt`;
+    or if it would leave out those of `loss_fn`"""
     ps = list(model.parameters())
+    own = {id(p) for p in loss_fn.parameters() if p.requires_grad} if isinstance(loss_fn, torch.nn.Module) else set()
+    if own-{id(p) for p in ps}:
+        raise ValueError(f"loss_fn ({type(loss_fn).__name__}) has parameters that nobody would train, save or move: make "
+                         "it a part of the model, model.loss_fn = loss_fn, or freeze it, loss_fn.requires_grad_(False)")
     if not ps:
         raise ValueError("model has no parameters, so there is nothing to train: give it layers, or fit with "
                          "train=False")
@@ -153,10 +164,41 @@ def check_params(
         raise ValueError("optim_class made an optimizer that holds no trainable parameter of model: it must use the "
                          "parameters that it is given")
 
+def check_opt(
+    opt, # What `optim_class` made
+    lr:float, # The rate that it was given; `None` doesn't ask whether it was taken
+    plain=True # Is `step` called without arguments?
+):
+    """Raise `TypeError` if `opt` is no optimizer, or one whose `step` wants a closure; warn if it has another learning
+    rate"""
+    name = type(opt).__name__
+    if not hasattr(opt, 'param_groups') or not callable(getattr(opt, 'step', None)):
+        raise TypeError(f"optim_class must make one optimizer, with `param_groups` and `step`, not a {name}: for several "
+                        "optimizers see `Optimizers` of nntrain.learner")
+    if plain and any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+                     for p in signature(opt.step).parameters.values()):
+        raise TypeError(f"{name}.step wants a closure, which computes the loss again, and the learner gives none: use "
+                        "another optim_class, or override `step` in a subclass of Learner: self.opt.step(closure)")
+    rates = {float(g.get('lr', lr)) for g in opt.param_groups} if lr is not None else set()
+    if len(rates)==1 and not math.isclose(*rates, lr, rel_tol=1e-5):
+        warnings.warn(f"optim_class made an optimizer with lr={rates.pop():g}, and it was given lr={lr:g}: rates of `fit` "
+                      "and `lr_find` have no effect then", stacklevel=4)
+
 # %% ../nbs/01_checks.ipynb #fc4293e9
-_elementwise = {'mse_loss', 'l1_loss', 'smooth_l1_loss', 'huber_loss', 'binary_cross_entropy',
-                'binary_cross_entropy_with_logits', 'MSELoss', 'L1Loss', 'SmoothL1Loss', 'HuberLoss', 'BCELoss',
-                'BCEWithLogitsLoss'}
+def _all_with_all(f, p, y):
+    """Does `f` compare each prediction with each target? Seen by what it makes of a few numbers: the same as from shapes
+    that are stretched on purpose, and something else than from equal shapes."""
+    p,y = p[:8],y[:8]
+    p = torch.linspace(.1, .9, p.numel(), dtype=p.dtype, device=p.device).view(p.shape)
+    if y.is_floating_point(): y = torch.linspace(.9, .1, y.numel(), dtype=y.dtype, device=y.device).view(y.shape)
+    f = deepcopy(f) if isinstance(f, torch.nn.Module) else f # it may have a state
+    with warnings.catch_warnings(), torch.no_grad(), keep_rng():
+        warnings.simplefilter('ignore') # torch's own warning
+        try:
+            got,stretched = f(p, y),f(*torch.broadcast_tensors(p, y))
+            if not torch.allclose(got, stretched): return False
+            return p.numel()!=y.numel() or not torch.allclose(got, f(p.reshape(y.shape), y))
+        except Exception: return False # then it looks at the shapes itself
 
 def check_loss(
     learn, # A learner that has just computed the loss of a batch
@@ -164,9 +206,12 @@ def check_loss(
 ):
     """Raise `TypeError` or `ValueError` if the loss can't be trained on, or predictions and targets don't belong
     together"""
-    loss,preds,cols = learn.loss,learn.preds,columns(learn.batch)
+    loss,preds = learn.loss,learn.preds
     name = getattr(learn.loss_fn, '__name__', type(learn.loss_fn).__name__)
     f = f'loss_fn ({name})' if compared else 'get_loss'
+    if isinstance(loss, (tuple, list, dict)):
+        raise TypeError(f"{f} must give one tensor, or (total, {{'name': part}}), not a {type(loss).__name__}: return "
+                        "the sum of the parts; a dict of them beside it goes to the history")
     if not isinstance(loss, torch.Tensor):
         raise TypeError(f"{f} must give a tensor, not {type(loss).__name__}: leave out .item() and float()")
     if loss.numel()!=1:
@@ -175,24 +220,26 @@ def check_loss(
     if learn.training and torch.is_grad_enabled() and not loss.requires_grad:
         raise ValueError("the loss doesn't depend on any trainable parameter: leave out .detach(), .numpy() and "
                          f"no_grad() in model and {f}")
-    y = cols[learn.n_inp] if len(cols) > learn.n_inp else None
-    both = isinstance(preds, torch.Tensor) and isinstance(y, torch.Tensor)
-    if compared and both and name in _elementwise and preds.shape!=y.shape:
-        raise ValueError(f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: {name} would "
-                         "compare all with all. Use preds.squeeze(-1) in the model, or y[:,None] in the collate "
-                         "function")
+    if not compared or not isinstance(preds, torch.Tensor) or not preds.is_floating_point(): return
+    y = split_batch(learn.batch, learn.n_inp, getattr(learn, 'model', None))[2]
+    if not isinstance(y, torch.Tensor) or preds.shape==y.shape or not preds.ndim or not y.ndim or len(preds)!=len(y): return
+    if _all_with_all(learn.loss_fn, preds, y):
+        raise ValueError(f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: {name} compares "
+                         "all with all. Use preds.squeeze(-1) in the model, or y[:,None] in the collate function")
 
 # %% ../nbs/01_checks.ipynb #a752f2dd
 def _numeric(t): return t.is_floating_point() or t.is_complex()
 
 def _which(learn):
     "Which column is which, where there are more than inputs and a target"
-    cols,n = columns(learn.batch),learn.n_inp
-    if len(cols) <= n+1: return ''
-    names = [repr(k) for k in (learn.batch if hasattr(learn.batch, 'keys') else range(len(cols)))]
-    return (f". The batch has the columns {', '.join(names)}; with n_inp={n} the model gets {', '.join(names[:n])}, "
-            f"and {names[n]} is the target. If it isn't, set n_inp, or let the data set give the inputs first, then "
-            "the target, then the rest")
+    b,n = learn.batch,learn.n_inp
+    names = list(b.keys() if hasattr(b, 'keys') else range(len(columns(b))))
+    if len(names) <= n+1: return ''
+    args,kwargs,y = split_batch(b, n, learn.model)
+    inputs,target = ([k for k in names if any(b[k] is o for o in xs)] for xs in ((*args, *kwargs.values()), (y,)))
+    said = [', '.join(map(repr, ks)) for ks in (names, inputs, target)]
+    return (f". The batch has the columns {said[0]}; with n_inp={n} the model gets {said[1]}, and {said[2]} is the "
+            "target. If it isn't, set n_inp, or let the data set give the inputs first, then the target, then the rest")
 
 def _about_inputs(x, y, model):
     "What is wrong with the input `x` of a batch, before the model has computed anything"
@@ -221,6 +268,9 @@ def _about_layer(model, e):
         tb = tb.tb_next
     if not found or not type(found[0]).__module__.startswith('torch.nn'): return
     layer,shape = found
+    if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and shape[0]==1:
+        return (f"the layer {names[id(layer)] or 'model'}, {layer}, needs more than one row to learn from, and this batch "
+                "has one: leave out the last, short batch, drop_last=True, or use another batch_size")
     return (f"the layer {names[id(layer)] or 'model'}, {layer}, got an input of shape {shape}: change the layer, or "
             "the shape of what goes in, in the model or in the collate function")
 
@@ -229,16 +279,23 @@ def _about_targets(preds, y):
     if preds.ndim and y.ndim and len(preds)!=len(y):
         return (f"the model returned {len(preds)} predictions (shape {tuple(preds.shape)}) for {len(y)} targets: keep "
                 "the first dimension of the batch in the model, x.flatten(1)")
+    if preds.shape==y.shape and not _numeric(y):
+        return (f"targets are {y.dtype} and have the shape of the predictions: this loss wants floats, y.float() in the "
+                "collate function (cross entropy takes class numbers too, y.argmax(1))")
     classes = preds.ndim > 1 and y.ndim==preds.ndim-1
+    if classes and preds.ndim > 2 and y.shape==preds.shape[:-1] and y.shape[1:]!=preds.shape[2:]:
+        return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: the classes must be dimension "
+                "1, preds.movedim(-1, 1) in the model, or flatten both")
     if classes and _numeric(y):
         return f"targets are {y.dtype}, but labels of classes must be whole numbers: y.long() in the collate function"
     if classes and y.dtype!=torch.int64:
         return f"targets are {y.dtype}, but labels of classes must be torch.int64: y.long() in the collate function"
+    if classes: y = y[y!=-100] # which cross entropy ignores
     if classes and y.numel() and (int(y.min()) < 0 or int(y.max()) >= preds.shape[1]):
         n,top = preds.shape[1],int(y.max())
         return (f"labels run from {int(y.min())} to {top}, but the model has {n} outputs, which means 0 to {n-1}: give "
                 f"it {top+1} outputs, or renumber the labels")
-    if preds.shape!=y.shape and not classes:
+    if not classes and preds.shape!=y.shape:
         return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: change the last layer of "
                 "the model, or the targets in the collate function, to what loss_fn wants")
 
@@ -248,12 +305,12 @@ def advice(
     computed:bool=True # Had the model returned something?
 )->str|None:
     "What is probably wrong with batch, model and targets, and what to do; `None` if nothing stands out"
-    cols = columns(learn.batch)
-    x,y = cols[0] if cols else None,cols[learn.n_inp] if len(cols) > learn.n_inp else None
+    args,kwargs,y = split_batch(learn.batch, learn.n_inp, learn.model)
+    x = next(iter((*args, *kwargs.values())), None)
     if not computed: text = _about_inputs(x, y, learn.model) or (e and _about_layer(learn.model, e))
     elif not isinstance(learn.preds, torch.Tensor):
-        return (f"the model returned a {type(learn.preds).__name__}, not a tensor: return the predictions alone, or "
-                "override get_loss")
+        return (f"the model returned a {type(learn.preds).__name__}, not a tensor: return the predictions alone, give a "
+                "loss_fn that takes it apart, or override get_loss")
     elif not isinstance(y, torch.Tensor): return
     elif y.device!=learn.preds.device:
         return f"predictions are on {learn.preds.device}, targets on {y.device}: add DeviceS() to the subscribers"
