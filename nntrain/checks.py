@@ -151,8 +151,8 @@ def check_params(
     ps = list(model.parameters())
     own = {id(p) for p in loss_fn.parameters() if p.requires_grad} if isinstance(loss_fn, torch.nn.Module) else set()
     if own-{id(p) for p in ps}:
-        raise ValueError(f"loss_fn ({type(loss_fn).__name__}) has parameters that nobody would train, save or move: make "
-                         "it a part of the model, model.loss_fn = loss_fn, or freeze it, loss_fn.requires_grad_(False)")
+        raise ValueError(f"loss_fn ({type(loss_fn).__name__}) has parameters that nobody would train, save or move: "
+                         "make it a part of the model, model.loss_fn = loss_fn, or freeze it, loss_fn.requires_grad_(False)")
     if not ps:
         raise ValueError("model has no parameters, so there is nothing to train: give it layers, or fit with "
                          "train=False")
@@ -173,21 +173,21 @@ def check_opt(
     rate"""
     name = type(opt).__name__
     if not hasattr(opt, 'param_groups') or not callable(getattr(opt, 'step', None)):
-        raise TypeError(f"optim_class must make one optimizer, with `param_groups` and `step`, not a {name}: for several "
-                        "optimizers see `Optimizers` of nntrain.learner")
+        raise TypeError(f"optim_class must make one optimizer, with `param_groups` and `step`, not a {name}: give one "
+                        "with a group of parameters for each model, which moves only what has a gradient")
     if plain and any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
                      for p in signature(opt.step).parameters.values()):
         raise TypeError(f"{name}.step wants a closure, which computes the loss again, and the learner gives none: use "
                         "another optim_class, or override `step` in a subclass of Learner: self.opt.step(closure)")
     rates = {float(g.get('lr', lr)) for g in opt.param_groups} if lr is not None else set()
     if len(rates)==1 and not math.isclose(*rates, lr, rel_tol=1e-5):
-        warnings.warn(f"optim_class made an optimizer with lr={rates.pop():g}, and it was given lr={lr:g}: rates of `fit` "
-                      "and `lr_find` have no effect then", stacklevel=4)
+        warnings.warn(f"optim_class made an optimizer with lr={rates.pop():g}, and it was given lr={lr:g}: rates of "
+                      "`fit` and `lr_find` have no effect then", stacklevel=4)
 
 # %% ../nbs/01_checks.ipynb #fc4293e9
 def _all_with_all(f, p, y):
-    """Does `f` compare each prediction with each target? Seen by what it makes of a few numbers: the same as from shapes
-    that are stretched on purpose, and something else than from equal shapes."""
+    """Does `f` compare each prediction with each target? Seen by what it makes of a few numbers: the same as from
+    shapes that are stretched on purpose, and something else than from equal shapes."""
     p,y = p[:8],y[:8]
     p = torch.linspace(.1, .9, p.numel(), dtype=p.dtype, device=p.device).view(p.shape)
     if y.is_floating_point(): y = torch.linspace(.9, .1, y.numel(), dtype=y.dtype, device=y.device).view(y.shape)
@@ -222,7 +222,7 @@ def check_loss(
                          f"no_grad() in model and {f}")
     if not compared or not isinstance(preds, torch.Tensor) or not preds.is_floating_point(): return
     y = split_batch(learn.batch, learn.n_inp, getattr(learn, 'model', None))[2]
-    if not isinstance(y, torch.Tensor) or preds.shape==y.shape or not preds.ndim or not y.ndim or len(preds)!=len(y): return
+    if not isinstance(y, torch.Tensor) or preds.shape==y.shape or preds.shape[:1]!=y.shape[:1]: return
     if _all_with_all(learn.loss_fn, preds, y):
         raise ValueError(f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: {name} compares "
                          "all with all. Use preds.squeeze(-1) in the model, or y[:,None] in the collate function")
@@ -269,8 +269,8 @@ def _about_layer(model, e):
     if not found or not type(found[0]).__module__.startswith('torch.nn'): return
     layer,shape = found
     if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and shape[0]==1:
-        return (f"the layer {names[id(layer)] or 'model'}, {layer}, needs more than one row to learn from, and this batch "
-                "has one: leave out the last, short batch, drop_last=True, or use another batch_size")
+        return (f"the layer {names[id(layer)] or 'model'}, {layer}, needs more than one row to learn from, and this "
+                "batch has one: leave out the last, short batch, drop_last=True, or use another batch_size")
     return (f"the layer {names[id(layer)] or 'model'}, {layer}, got an input of shape {shape}: change the layer, or "
             "the shape of what goes in, in the model or in the collate function")
 
@@ -280,12 +280,12 @@ def _about_targets(preds, y):
         return (f"the model returned {len(preds)} predictions (shape {tuple(preds.shape)}) for {len(y)} targets: keep "
                 "the first dimension of the batch in the model, x.flatten(1)")
     if preds.shape==y.shape and not _numeric(y):
-        return (f"targets are {y.dtype} and have the shape of the predictions: this loss wants floats, y.float() in the "
-                "collate function (cross entropy takes class numbers too, y.argmax(1))")
+        return (f"targets are {y.dtype} and have the shape of the predictions: this loss wants floats, y.float() in "
+                "the collate function (cross entropy takes class numbers too, y.argmax(1))")
     classes = preds.ndim > 1 and y.ndim==preds.ndim-1
     if classes and preds.ndim > 2 and y.shape==preds.shape[:-1] and y.shape[1:]!=preds.shape[2:]:
-        return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: the classes must be dimension "
-                "1, preds.movedim(-1, 1) in the model, or flatten both")
+        return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: the classes must be "
+                "dimension 1, preds.movedim(-1, 1) in the model, or flatten both")
     if classes and _numeric(y):
         return f"targets are {y.dtype}, but labels of classes must be whole numbers: y.long() in the collate function"
     if classes and y.dtype!=torch.int64:
@@ -309,8 +309,8 @@ def advice(
     x = next(iter((*args, *kwargs.values())), None)
     if not computed: text = _about_inputs(x, y, learn.model) or (e and _about_layer(learn.model, e))
     elif not isinstance(learn.preds, torch.Tensor):
-        return (f"the model returned a {type(learn.preds).__name__}, not a tensor: return the predictions alone, give a "
-                "loss_fn that takes it apart, or override get_loss")
+        return (f"the model returned a {type(learn.preds).__name__}, not a tensor: return the predictions alone, give "
+                "a loss_fn that takes it apart, or override get_loss")
     elif not isinstance(y, torch.Tensor): return
     elif y.device!=learn.preds.device:
         return f"predictions are on {learn.preds.device}, targets on {y.device}: add DeviceS() to the subscribers"

@@ -122,9 +122,11 @@ def batch_len(
     """The number of samples in `batch`: the length of the first column that is a tensor, else of the first tensor found
     in one, 1 if that is a scalar. Raises `ValueError` if there is none."""
     if isinstance(batch, torch.Tensor): return batch.shape[0] if batch.ndim else 1
-    if isinstance(batch, PackedSequence): return int(batch.batch_sizes[0])
-    if not isinstance(batch, (list, tuple)): batch = tuple(batch.values()) if hasattr(batch, 'values') else ()
-    for x in sorted(batch, key=lambda x: not isinstance(x, (torch.Tensor, PackedSequence))): # tensors first
+    if type(batch) is PackedSequence: return int(batch.batch_sizes[0])
+    cols = batch if isinstance(batch, (list, tuple)) else tuple(batch.values()) if hasattr(batch, 'values') else ()
+    for x in cols:
+        if isinstance(x, torch.Tensor): return x.shape[0] if x.ndim else 1
+    for x in cols:
         try: return batch_len(x)
         except ValueError: pass
     raise ValueError(f"batch holds no tensor to count samples by: {type(batch).__name__}. Collate it to tensors, or "
@@ -158,8 +160,8 @@ def _by_name(keys, args, n):
     aligned = all(k in known and args.index(k)==i or k not in args for i,k in enumerate(first))
     by_name = len(known) >= n
     if not by_name and not (aligned and set(known) <= set(first)) or by_name and y is None and len(rest) > 1:
-        raise ValueError(f"the batch has the columns {', '.join(map(repr, keys))}, the model takes {', '.join(args)}, and "
-                         f"n_inp is {n}: which are the inputs, and which is the target? Call the inputs as the model "
+        raise ValueError(f"the batch has the columns {', '.join(map(repr, keys))}, the model takes {', '.join(args)}, "
+                         f"and n_inp is {n}: which are the inputs, and which is the target? Call the inputs as the model "
                          "does and the target 'label', or collate to (input, target)")
     if by_name: return known,True,y if y is not None else rest[0] if rest else None
     return first,False,y if y is not None else keys[n] if len(keys) > n else None

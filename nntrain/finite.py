@@ -95,7 +95,7 @@ class NaNStopS(Subscriber):
     order,active,skipped = -10,False,0 # before whatever works with the loss
     def __init__(self,
         action:str='raise', # `'raise'` stops, `'skip'` leaves the batch out, `'warn'` goes on
-        every:int=None # Wait for the loss after so many batches, 0 never; `None` is 1 with `'skip'` or on the CPU, else 0
+        every:int=None # Wait for the loss after so many batches, 0 never; `None`: 1 with `'skip'` or on the CPU, else 0
     ):
         self.action = choice('action', action, ('raise', 'skip', 'warn'))
         self.every = whole('every', every, 0, 'batches', none=True)
@@ -185,8 +185,8 @@ class NaNStopS(Subscriber):
         bad = [] if losses is None else (~torch.isfinite(losses)).nonzero()[:,0].tolist()
         if bad and not name and learn.training and all(losses[i]!=losses[i] for i in bad): # no weight has suffered
             learn.mean_loss.leave_out_nan()
-            warnings.warn(f"NaNStopS: the loss of {len(bad)} batches was NaN, and no weight has suffered (did no target "
-                          "count?): they are left out of the mean")
+            warnings.warn(f"NaNStopS: the loss of {len(bad)} batches was NaN, and no weight has suffered (did no "
+                          "target count?): they are left out of the mean")
             bad = []
         if bad:
             i = learn.batch_idx-len(losses)+1+bad[0]
@@ -216,8 +216,8 @@ class NaNStopS(Subscriber):
         if self.opt_state: learn.opt.load_state_dict(self.opt_state)
         elif hasattr(learn.opt, 'state'): learn.opt.state.clear() # it had none yet
         raise FloatingPointError(f"{msg}. Weights and optimizer are back at {self.where}, where they were finite. Try "
-                                 "a smaller lr, clip gradients, look at the data; or see NaNStopS. (A batch in which no "
-                                 "target counts is fine if the learner's `n_samples` says 0.)")
+                                 "a smaller lr, clip gradients, look at the data; or see NaNStopS. (A batch in which "
+                                 "no target counts is fine if the learner's `n_samples` says 0.)")
 
     def state_dict(self):
         "How many batches were left out so far"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from time import perf_counter
 import torch
 from .checks import annotate,check_dl,check_loss,check_opt,check_params,check_parts,number,whole
-from .core import RunningMean,batch_len,default_device,frozen_modules,map_tensors,split_batch
+from .core import RunningMean,batch_len,columns,default_device,frozen_modules,map_tensors,split_batch
 from .events import (CANCELS,CancelFitException,CancelEpochException,CancelBatchException,CancelStepException,
                             Listeners,PublishEvents,Publisher,Subscriber,batches_of,check_names,check_subs,show_events)
 from .finite import NaNStopS,divisor,is_sum
@@ -22,7 +22,7 @@ from .subscribers import MetricsS,DeviceS,LRFindS,ProgressS
 # %% ../nbs/23_learner.ipynb #d7c4a21b
 class Learner(Publisher):
     "Trains `model` on `dls`. Subclass it to change a step; give it subscribers to add everything else."
-    _loader,_divisor,_compared,_frozen = None,None,False,() # set by the loop
+    _loader,_divisor,_targets,_frozen = None,None,None,() # set by the loop
     def __init__(self,
         model, # An `nn.Module`, or anything that can be called and has `parameters()` and `train()`
         dls, # Has the loaders `train` and `valid`, as `DataLoaders` does; `valid` may be `None`
@@ -30,7 +30,7 @@ class Learner(Publisher):
         optim_class, # Called with the parameters and `lr`: `torch.optim.SGD`, `partial(torch.optim.Adam, eps=1e-6)`
         lr:float, # Learning rate, unless `fit` gets another one
         subs=(), # Subscribers that take part in every fit; none of them twice
-        *, n_inp:int=1 # How many columns of a batch go to the model; the one after them is the target
+        *, n_inp:int=1 # How many columns go to the model, the next is the target; names count first: see `split_batch`
     ):
         self.model,self.dls,self.loss_fn,self.optim_class,self.lr,self.n_inp = model,dls,loss_fn,optim_class,lr,n_inp
         self.opt,self.history,self.mean_loss,self.parts,self.quiet = None,[],RunningMean(),{},False
@@ -68,15 +68,16 @@ class Learner(Publisher):
         self.training,self.batch_idx = bool(train),-1
         self.model.train(self.training)
         for m in self._frozen: m.training = False
-        self.dl = self._loader = self.dls.train if train else self.dls.valid
+        self.dl = self.dls.train if train else self.dls.valid
+        self._loader = self.dl if hasattr(self.dl, 'n_rows') else None
         with torch.set_grad_enabled(self.training): self._one_epoch()
 
     @PublishEvents('epoch')
     def _one_epoch(self):
         self.batch,start = None,perf_counter()
         self.mean_loss.reset()
-        self.parts,self.part_means,self._compared = {},{},type(self).get_loss is Learner.get_loss
-        if self._compared: self._divisor,self.mean_loss.sums = divisor(self.loss_fn),is_sum(self.loss_fn)
+        self.parts,self.part_means,self._targets,self._divisor = {},{},None,divisor(self.loss_fn)
+        self.mean_loss.sums = is_sum(self.loss_fn) and type(self).get_loss is Learner.get_loss
         with batches_of(self.dl) as batches:
             for self.batch in batches: self.batch_idx += 1; self.one_batch()
         self._record(perf_counter()-start)
@@ -94,7 +95,8 @@ class Learner(Publisher):
             if self.one_step(): self.zero_grad()
         n = self.n_samples()
         self.mean_loss.update(self.loss, n)
-        for k,v in self.parts.items(): self.part_means.setdefault(k, RunningMean()).update(v, n)
+        if self.parts:
+            for k,v in self.parts.items(): self.part_means.setdefault(k, RunningMean()).update(v, n)
 
     @PublishEvents('step')
     def one_step(self):
@@ -111,7 +113,8 @@ class Learner(Publisher):
 
     def get_loss(self):
         "Step 2: `loss` from `preds` and the target column"
-        self.loss = self.loss_fn(self.preds, self.targets())
+        self._targets = self.targets()
+        self.loss = self.loss_fn(self.preds, self._targets)
         if isinstance(self.loss, tuple) and len(self.loss)==2 and isinstance(self.loss[1], dict):
             self.loss,self.parts = self.loss
 
@@ -132,17 +135,17 @@ class Learner(Publisher):
         b,n = self.batch,self.n_inp
         if isinstance(b, (list, tuple)) and len(b) > n: return b[n]
         if (y := split_batch(b, n, self.model)[2]) is not None: return y
-        raise ValueError(f"the batch has {len(b) if hasattr(b, 'keys') or type(b) in (list, tuple) else 1} columns, but "
-                         f"with n_inp={n} the target is number {n+1}: give batches with a target, or override `get_loss`")
+        raise ValueError(f"the batch has {len(columns(b))} columns, but with n_inp={n} the target is number {n+1}: give "
+                         "batches with a target, or override `get_loss`")
 
     def n_samples(self)->int:
         """What the loss of this batch weighs in the mean of the epoch: what it is the mean of. The number of rows; for
         cross entropy the number of targets that aren't ignored, or the sum of their weights. Override it for a loss of
         your own that divides by something else: `return (self.targets()!=0).sum()`"""
-        rows,y = getattr(self._loader, 'n_rows', None),self.targets() if self._compared else None
+        y,rows = self._targets,None if self._loader is None else self._loader.n_rows
         if isinstance(y, torch.Tensor) and y.ndim:
             if self._divisor and not y.is_floating_point(): return self._divisor(y)
-            return rows if rows in y.shape else y.shape[0]
+            return len(y) if rows is None or rows not in y.shape else rows
         if rows is not None: return rows
         try: return batch_len(self.batch)
         except ValueError: return batch_len(self.preds)
@@ -317,7 +320,7 @@ def no_trace(
         learn.fitting = False
         learn.subs = own
         del learn.listeners
-        for k in {'preds', 'loss', 'parts'} & vars(learn).keys(): # lets go of their graphs
+        for k in {'preds', 'loss', 'parts', '_targets'} & vars(learn).keys(): # lets go of their graphs
             setattr(learn, k, map_tensors(torch.Tensor.detach, vars(learn)[k]))
         for m,mode in modes: m.training = mode
         for p in model.parameters(): p.grad = None
