@@ -152,7 +152,8 @@ def check_params(
     own = {id(p) for p in loss_fn.parameters() if p.requires_grad} if isinstance(loss_fn, torch.nn.Module) else set()
     if own-{id(p) for p in ps}:
         raise ValueError(f"loss_fn ({type(loss_fn).__name__}) has parameters that nobody would train, save or move: "
-                         "make it a part of the model, model.loss_fn = loss_fn, or freeze it, loss_fn.requires_grad_(False)")
+                         "make it a part of the model, model.loss_fn = loss_fn, or freeze it, "
+                         "loss_fn.requires_grad_(False)")
     if not ps:
         raise ValueError("model has no parameters, so there is nothing to train: give it layers, or fit with "
                          "train=False")
@@ -166,7 +167,7 @@ def check_params(
 
 def check_opt(
     opt, # What `optim_class` made
-    lr:float, # The rate that it was given; `None` doesn't ask whether it was taken
+    lr:float, # The rate that it was given; with `None` or 0 nobody asks whether it was taken
     plain=True # Is `step` called without arguments?
 ):
     """Raise `TypeError` if `opt` is no optimizer, or one whose `step` wants a closure; warn if it has another learning
@@ -179,25 +180,25 @@ def check_opt(
                      for p in signature(opt.step).parameters.values()):
         raise TypeError(f"{name}.step wants a closure, which computes the loss again, and the learner gives none: use "
                         "another optim_class, or override `step` in a subclass of Learner: self.opt.step(closure)")
-    rates = {float(g.get('lr', lr)) for g in opt.param_groups} if lr is not None else set()
+    rates = {float(g.get('lr', lr)) for g in opt.param_groups} if lr else set()
     if len(rates)==1 and not math.isclose(*rates, lr, rel_tol=1e-5):
         warnings.warn(f"optim_class made an optimizer with lr={rates.pop():g}, and it was given lr={lr:g}: rates of "
                       "`fit` and `lr_find` have no effect then", stacklevel=4)
 
 # %% ../nbs/01_checks.ipynb #fc4293e9
 def _all_with_all(f, p, y):
-    """Does `f` compare each prediction with each target? Seen by what it makes of a few numbers: the same as from
-    shapes that are stretched on purpose, and something else than from equal shapes."""
-    p,y = p[:8],y[:8]
+    """Does `f` compare each prediction with each target? Then it doesn't matter which belongs to which, as it does when
+    the shapes are equal. Tried with a few numbers."""
+    p,y = (t[::-(-len(t)//8)] for t in (p, y))
     p = torch.linspace(.1, .9, p.numel(), dtype=p.dtype, device=p.device).view(p.shape)
     if y.is_floating_point(): y = torch.linspace(.9, .1, y.numel(), dtype=y.dtype, device=y.device).view(y.shape)
     f = deepcopy(f) if isinstance(f, torch.nn.Module) else f # it may have a state
+    def paired(p): return not torch.allclose(f(p, y), f(p, y.roll(1, 0)))
     with warnings.catch_warnings(), torch.no_grad(), keep_rng():
         warnings.simplefilter('ignore') # torch's own warning
         try:
-            got,stretched = f(p, y),f(*torch.broadcast_tensors(p, y))
-            if not torch.allclose(got, stretched): return False
-            return p.numel()!=y.numel() or not torch.allclose(got, f(p.reshape(y.shape), y))
+            if p.numel()==y.numel(): return not paired(p) and paired(p.reshape(y.shape))
+            return torch.allclose(f(p, y), f(*torch.broadcast_tensors(p, y)))
         except Exception: return False # then it looks at the shapes itself
 
 def check_loss(
@@ -209,6 +210,8 @@ def check_loss(
     loss,preds = learn.loss,learn.preds
     name = getattr(learn.loss_fn, '__name__', type(learn.loss_fn).__name__)
     f = f'loss_fn ({name})' if compared else 'get_loss'
+    if clash := {'epoch', 'mode', 'loss', 'seconds', 'samples'} & getattr(learn, 'parts', {}).keys():
+        raise ValueError(f"a part of the loss can't be called {min(clash)!r}: the history has a column of that name")
     if isinstance(loss, (tuple, list, dict)):
         raise TypeError(f"{f} must give one tensor, or (total, {{'name': part}}), not a {type(loss).__name__}: return "
                         "the sum of the parts; a dict of them beside it goes to the history")
@@ -224,8 +227,9 @@ def check_loss(
     y = split_batch(learn.batch, learn.n_inp, getattr(learn, 'model', None))[2]
     if not isinstance(y, torch.Tensor) or preds.shape==y.shape or preds.shape[:1]!=y.shape[:1]: return
     if _all_with_all(learn.loss_fn, preds, y):
+        a,b = ('preds.squeeze(1)', 'y[:,None]') if preds.ndim > y.ndim else ('preds[:,None]', 'y.squeeze(1)')
         raise ValueError(f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: {name} compares "
-                         "all with all. Use preds.squeeze(-1) in the model, or y[:,None] in the collate function")
+                         f"all with all. Use {a} in the model, or {b} in the collate function")
 
 # %% ../nbs/01_checks.ipynb #a752f2dd
 def _numeric(t): return t.is_floating_point() or t.is_complex()
@@ -274,7 +278,8 @@ def _about_layer(model, e):
     return (f"the layer {names[id(layer)] or 'model'}, {layer}, got an input of shape {shape}: change the layer, or "
             "the shape of what goes in, in the model or in the collate function")
 
-def _about_targets(preds, y):
+# %% ../nbs/01_checks.ipynb #f61223ef
+def _about_targets(preds, y, e=None):
     "What is wrong with predictions and targets"
     if preds.ndim and y.ndim and len(preds)!=len(y):
         return (f"the model returned {len(preds)} predictions (shape {tuple(preds.shape)}) for {len(y)} targets: keep "
@@ -282,6 +287,9 @@ def _about_targets(preds, y):
     if preds.shape==y.shape and not _numeric(y):
         return (f"targets are {y.dtype} and have the shape of the predictions: this loss wants floats, y.float() in "
                 "the collate function (cross entropy takes class numbers too, y.argmax(1))")
+    if preds.shape!=y.shape and preds.numel()==y.numel() and not isinstance(e, IndexError): # which is about classes
+        return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)} of {y.dtype}: give them "
+                "one shape, preds.squeeze(-1) in the model or y[:,None] in the collate function, and floats: y.float()")
     classes = preds.ndim > 1 and y.ndim==preds.ndim-1
     if classes and preds.ndim > 2 and y.shape==preds.shape[:-1] and y.shape[1:]!=preds.shape[2:]:
         return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: the classes must be "
@@ -316,7 +324,7 @@ def advice(
         return f"predictions are on {learn.preds.device}, targets on {y.device}: add DeviceS() to the subscribers"
     elif isinstance(x, torch.Tensor) and x.ndim and y.ndim and len(learn.preds)==len(x)!=len(y):
         text = f"the batch has {len(x)} inputs but {len(y)} targets: correct the data set or the collate function"
-    else: text = _about_targets(learn.preds, y)
+    else: text = _about_targets(learn.preds, y, e)
     return text and text+_which(learn)
 
 # %% ../nbs/01_checks.ipynb #00d91815

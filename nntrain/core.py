@@ -119,13 +119,16 @@ def named_tensors(
 def batch_len(
     batch # A tensor, or a nest of tensors whose first dimension is the batch
 )->int:
-    """The number of samples in `batch`: the length of the first column that is a tensor, else of the first tensor found
-    in one, 1 if that is a scalar. Raises `ValueError` if there is none."""
+    """The number of samples in `batch`: the length of the first column that is a tensor, else of lists of samples, else
+    of the first tensor found, 1 if that is a scalar. Raises `ValueError` if there is none."""
     if isinstance(batch, torch.Tensor): return batch.shape[0] if batch.ndim else 1
     if type(batch) is PackedSequence: return int(batch.batch_sizes[0])
     cols = batch if isinstance(batch, (list, tuple)) else tuple(batch.values()) if hasattr(batch, 'values') else ()
     for x in cols:
         if isinstance(x, torch.Tensor): return x.shape[0] if x.ndim else 1
+    lists = [x for x in cols if isinstance(x, list)] # of samples, unless they are columns in columns
+    heads = {x.shape[:1] if isinstance(x, torch.Tensor) else None for xs in lists for x in xs}
+    if len({len(x) for x in lists})==1 and (None in heads or len(heads) > 1): return len(lists[0])
     for x in cols:
         try: return batch_len(x)
         except ValueError: pass
@@ -161,8 +164,8 @@ def _by_name(keys, args, n):
     by_name = len(known) >= n
     if not by_name and not (aligned and set(known) <= set(first)) or by_name and y is None and len(rest) > 1:
         raise ValueError(f"the batch has the columns {', '.join(map(repr, keys))}, the model takes {', '.join(args)}, "
-                         f"and n_inp is {n}: which are the inputs, and which is the target? Call the inputs as the model "
-                         "does and the target 'label', or collate to (input, target)")
+                         f"and n_inp is {n}: which are the inputs, and which is the target? Call the inputs as the "
+                         "model does and the target 'label', or collate to (input, target)")
     if by_name: return known,True,y if y is not None else rest[0] if rest else None
     return first,False,y if y is not None else keys[n] if len(keys) > n else None
 
@@ -192,7 +195,8 @@ def n_batches(
 
 # %% ../nbs/00_core.ipynb #08ab394f
 def _one_number(value):
-    return f"a value must be one number, not of shape {tuple(value.shape)}: take its mean (a loss function's `reduction='mean'`)"
+    return (f"a value must be one number, not of shape {tuple(value.shape)}: take its mean (a loss function's "
+            "`reduction='mean'`)")
 
 class RunningMean:
     "Weighted mean of device scalars. `update` never waits for the device; `compute` does, once."

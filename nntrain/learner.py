@@ -135,8 +135,8 @@ class Learner(Publisher):
         b,n = self.batch,self.n_inp
         if isinstance(b, (list, tuple)) and len(b) > n: return b[n]
         if (y := split_batch(b, n, self.model)[2]) is not None: return y
-        raise ValueError(f"the batch has {len(columns(b))} columns, but with n_inp={n} the target is number {n+1}: give "
-                         "batches with a target, or override `get_loss`")
+        raise ValueError(f"the batch has {len(columns(b))} columns, but with n_inp={n} the target is number {n+1}: "
+                         "give batches with a target, or override `get_loss`")
 
     def n_samples(self)->int:
         """What the loss of this batch weighs in the mean of the epoch: what it is the mean of. The number of rows; for

@@ -106,8 +106,8 @@ class MetricsS(Subscriber):
 
 # %% ../nbs/21_subscribers.ipynb #983901c6
 class DeviceS(Subscriber):
-    """Moves the model before the fit and each batch before it is used. Raises `ValueError` for a device that isn't
-    there."""
+    """Moves model and loss function before the fit and each batch before it is used. Raises `ValueError` for a device
+    that isn't there."""
     def __init__(self,
         device:str|torch.device|None=None # Where to; `None` picks the accelerator if there is one, else the CPU
     ):
