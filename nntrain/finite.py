@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .checks import choice,whole
-from .core import columns,map_tensors,named_tensors
+from .core import columns,map_tensors,named_tensors,split_batch
 from .events import CancelBatchException,Subscriber
 from .subscribers import searching
 
@@ -70,9 +70,10 @@ def first_nonfinite(
     meant=() # Names of buffers that are infinite on purpose
 )->str:
     "What isn't finite: an input column, a parameter or buffer, the output of a module, or the loss"
-    cols,n,found = columns(learn.batch),getattr(learn, 'n_inp', 1),[]
+    cols,found = columns(learn.batch),[]
+    y = split_batch(learn.batch, getattr(learn, 'n_inp', 1), learn.model)[2]
     for i,c in enumerate(cols):
-        if not _finite(c): return f"column {i} of the batch ({'input' if i<n else 'target'})"
+        if not _finite(c): return f"column {i} of the batch ({'target' if c is y else 'input'})"
     if k := bad_weight(learn.model, meant): return f'the weight {k}'
     def watch(name, module):
         def hook(m, args, out):
