@@ -6,15 +6,12 @@
 __all__ = ['ActivationStatsS', 'Hook', 'NormalizationS', 'set_seed', 'cnn_layers', 'conv_block', 'init_weights']
 
 # %% ../nbs/51_activations.ipynb #a1900ec5
-import math
 import torch
 from torch import nn
 from .checks import whole
-from .core import set_seed
 from .events import Subscriber
 from .inspect import Hook,names_from
 from .subscribers import searching
-from .transforms import NormalizationS
 
 # %% ../nbs/51_activations.ipynb #4ed96238
 class ActivationStatsS(Subscriber):
@@ -28,15 +25,14 @@ class ActivationStatsS(Subscriber):
         bins:int=40 # Number of bins of the histogram
     ):
         self.modules,self.every,self.limit,self.bins = list(modules),whole('every', every, 1, 'batches'),limit,bins
-        for m in self.modules:
-            if not isinstance(m, nn.Module):
-                raise TypeError(f"modules must be torch modules, not {m!r}: "
-                                "give list(model.children()), or a list of layers")
+        if wrong := [m for m in self.modules if not isinstance(m, nn.Module)]:
+            raise TypeError(f"modules must be torch modules, not {wrong[0]!r}: "
+                            "give list(model.children()), or a list of layers")
 
     def before_fit(self, learn):
         if not learn.trains or searching(learn): return
         self.hooks,self.i = [Hook(i, m, self.record) for i,m in enumerate(self.modules)],0
-        for h in self.hooks: h.stats = [],[],[],[]
+        for h in self.hooks: h.stats = []
 
     def before_batch(self, learn):
         self.recording = learn.training and self.i%self.every==0
@@ -48,8 +44,8 @@ class ActivationStatsS(Subscriber):
         if not self.recording: return
         x = (outp if isinstance(outp, torch.Tensor) else outp[0]).detach().float()
         units = x.transpose(0, 1).flatten(1) if x.ndim > 2 else x.T
-        new = x.mean(),x.std(),x.histc(self.bins, -self.limit, self.limit),(units==0).float().mean(1)
-        for stat,v in zip(hook.stats, new): stat.append(v)
+        hook.stats.append((x.mean(), x.std(), x.histc(self.bins, -self.limit, self.limit),
+                           (units==0).float().mean(1)))
 
     def cleanup_fit(self, learn):
         for h in self.hooks: h.remove()
@@ -58,9 +54,9 @@ class ActivationStatsS(Subscriber):
         i:int # 0 means, 1 standard deviations, 2 histograms, 3 shares of zeros per unit
     )->list:
         "For each module a tensor with a row for each recorded batch. Raises `ValueError` if nothing was recorded."
-        if not any(h.stats[0] for h in self.hooks):
+        if not any(h.stats for h in self.hooks):
             raise ValueError("there are no statistics yet: give ActivationStatsS to a fit that trains first")
-        return [torch.stack(h.stats[i]).cpu() for h in self.hooks if h.stats[i]]
+        return [torch.stack([stats[i] for stats in h.stats]).cpu() for h in self.hooks if h.stats]
 
     def plot(self,
         figsize:tuple=(8,2.3), # Width and height in inches
@@ -70,7 +66,7 @@ class ActivationStatsS(Subscriber):
         import matplotlib.pyplot as plt
         data = dict(mean=self.get(0), std=self.get(1))
         if average_firing_rate: data['average firing rate'] = [1-d.mean(1) for d in self.get(3)]
-        fig,axs = plt.subplots(1, len(data), figsize=figsize, layout='constrained')
+        _,axs = plt.subplots(1, len(data), figsize=figsize, layout='constrained')
         for ax,(title,lines) in zip(axs, data.items()):
             for h,line in zip(self.hooks, lines): ax.plot(line, label=h.layer_name, lw=1)
             ax.set(title=title, xlabel='recorded batch')
@@ -87,8 +83,8 @@ class ActivationStatsS(Subscriber):
         axs = self._images([d.log1p() if log else d for d in hists], figsize, 'Blues', 'value')
         low = 0 if any(d[:,:mid].any() for d in hists) else mid
         for ax in axs.flat[:len(hists)]:
-            ax.set_yticks([-.5, self.bins/2-.5, self.bins-.5], [f'{-self.limit:g}', '0', f'{self.limit:g}'])
-            ax.set_ylim(low-.5, self.bins-.5)
+            ax.set(yticks=[-.5, self.bins/2-.5, self.bins-.5], ylim=(low-.5, self.bins-.5),
+                   yticklabels=[f'{-self.limit:g}', '0', f'{self.limit:g}'])
         return axs
 
     def plot_dead(self,
@@ -101,16 +97,16 @@ class ActivationStatsS(Subscriber):
 
     def _images(self, data, figsize, cmap, ylabel, **kwargs):
         "A grid with a picture for each layer, in two columns; time runs to the right"
-        import matplotlib.pyplot as plt
-        n,kwargs = len(data),dict(kwargs, cmap=cmap, origin='lower', aspect='auto', interpolation='nearest')
-        fig,axs = plt.subplots(math.ceil(n/2), 2, figsize=figsize or (8, 1.1*n+.4), squeeze=False, layout='constrained')
-        for ax in axs.flat[n:]: ax.axis('off')
+        from nntrain.plotting import get_grid
+        n = len(data)
+        _,axs = get_grid(n, ncols=2, figsize=figsize or (8, 1.1*n+.4), layout='constrained')
         for i,(ax,h,d) in enumerate(zip(axs.flat, self.hooks, data)):
-            ax.imshow(d.T, **kwargs)
+            ax.imshow(d.T, cmap=cmap, origin='lower', aspect='auto', interpolation='nearest', **kwargs)
             ax.set(title=h.layer_name, xlabel='' if i < n-2 else 'recorded batch', ylabel=ylabel) # the one below has it
         return axs
 
 # %% ../nbs/51_activations.ipynb #dc0b6e5a
 _all_ = ['Hook', 'NormalizationS', 'set_seed', 'cnn_layers', 'conv_block', 'init_weights']
 
-__getattr__ = names_from(models='cnn_layers conv_block init_weights')
+__getattr__ = names_from(set_seed='core', NormalizationS='transforms', cnn_layers='models', conv_block='models',
+                         init_weights='models')

@@ -8,11 +8,9 @@ __all__ = ['Finding', 'SYMPTOMS', 'checks', 'loss_kind', 'Sample', 'fit_aside', 
            'check_start', 'overfit', 'check_learning', 'Findings', 'check']
 
 # %% ../nbs/53_check.ipynb #e2e9c22e
-import math
+import math,torch
 from collections import namedtuple
 from contextlib import contextmanager,suppress
-import torch
-from torch.utils.data import SequentialSampler
 from .core import columns,map_tensors
 from .data.loader import first_batches
 from .subscribers import DeviceS
@@ -40,8 +38,8 @@ class Sample:
         learn, # A learner, in `fit_aside`
         n:int=20 # How many batches of each loader to read
     ):
-        self.learn,self.own_loss = learn,type(learn).get_loss is not Learner.get_loss
-        self.kind = None if self.own_loss else loss_kind(learn.loss_fn)
+        own = type(learn).get_loss is not Learner.get_loss # it may compare anything
+        self.learn,self.kind = learn,'own' if own else loss_kind(learn.loss_fn)
         dls = (getattr(learn.dls, split, None) for split in ('train', 'valid'))
         self.train,self.valid = ([] if dl is None else first_batches(dl, n) for dl in dls)
         learn.batch = map_tensors(lambda t: t[:32] if t.ndim else t, self.train[0])
@@ -151,8 +149,7 @@ def check_labels(
     """Labels of classes that are floats, or that the model has no output for; targets of another shape than the
     predictions. Losses may take them without a word."""
     y,preds = s.y,s.predict()
-    tensors = isinstance(y, torch.Tensor) and isinstance(preds, torch.Tensor)
-    if s.own_loss or not tensors or preds.shape==y.shape: return {}
+    if s.kind=='own' or preds.shape==y.shape: return {}
     if s.kind in ('classes', 'log_probs'):
         labels,n = s.targets(s.train+s.valid),preds.shape[min(1, preds.ndim-1)]
         low,high = (int(o) for o in labels[labels!=-100].aminmax())
@@ -180,16 +177,15 @@ def check_order(
     dl = s.learn.dls.train
     plan = getattr(dl, 'plan', None)
     own_order = plan and (plan.shuffle or plan.sampler is not None or plan.batch_sampler is not None)
-    fixed = plan and not own_order or isinstance(getattr(dl, 'sampler', None), SequentialSampler)
+    fixed = plan and not own_order or isinstance(getattr(dl, 'sampler', None), torch.utils.data.SequentialSampler)
     classes = isinstance(s.y, torch.Tensor) and not s.y.is_floating_point() and len(s.train) > 2
     y = s.targets(s.train) if classes else torch.zeros(1)
     return dict(unshuffled=fixed, sorted_classes=y[0]!=y[-1] and (y[1:] >= y[:-1]).all())
 
 def _input_rows(batches, n_inp):
     "The inputs of each row, as bytes"
-    for cols in (columns(b)[:n_inp] for b in batches):
-        if not all(isinstance(c, torch.Tensor) and c.ndim for c in cols): return
-        parts = [c.detach().cpu().reshape(len(c), -1).contiguous().view(torch.uint8) for c in cols]
+    for b in batches:
+        parts = [c.detach().cpu().reshape(len(c), -1).contiguous().view(torch.uint8) for c in columns(b)[:n_inp]]
         yield from (row.tobytes() for row in torch.cat(parts, 1).numpy())
 
 def check_overlap(
@@ -239,29 +235,24 @@ def check_activation(
     that aren't log-probabilities"""
     p = s.predict()
     if not isinstance(p, torch.Tensor) or not p.is_floating_point() or p.ndim < 2: return {}
-
-    def one(sums): return torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
     p,raw = p.float(),s.kind in ('classes', 'logits')
     unit = ((p>=0)&(p<=1)).all()
     return dict(
-        softmax=s.kind=='classes' and p.shape[1] > 1 and unit and one(p.sum(1)),
+        softmax=s.kind=='classes' and p.shape[1] > 1 and unit and ((p.sum(1)-1).abs() < 1e-3).all(),
         relu=raw and (p>=0).all() and (p==0).any(),
         sigmoid=raw and unit and p.std() > 0,
-        no_log_probs=s.kind=='log_probs' and not one(p.exp().sum(1)))
+        no_log_probs=s.kind=='log_probs' and not ((p.exp().sum(1)-1).abs() < 1e-3).all())
 
 def check_mixing(
     s:Sample # What is looked at
 )->dict:
     """Predictions that vary from call to call in eval mode, or that move by more than 0.1% of the largest when the
     other samples of the batch change. Not for a learner with a `predict` of its own, which may draw noise."""
-    if type(s.learn).predict is not Learner.predict or not isinstance(s.x, torch.Tensor) or len(s.x) < 3: return {}
     n,first = len(s.x),s.predict()
-    if not isinstance(first, torch.Tensor) or len(first)!=n: return {}
-
-    def others(o): # all samples but the first become the second
-        return torch.cat([o[:1], o[1:2].expand_as(o[1:])]) if o.ndim and len(o)==n else o
-    random,other = not torch.equal(first, s.predict()),s.predict(map_tensors(others, s.batch))
-    change = (first[0]-other[0]).float().abs().max()
+    if type(s.learn).predict is not Learner.predict or n < 3 or len(first)!=n: return {}
+    rows = [0]+[1]*(n-1) # all samples but the first become the second
+    others = map_tensors(lambda o: o[rows] if o.ndim and len(o)==n else o, s.batch)
+    random,change = not torch.equal(first, s.predict()),(first[0]-s.predict(others)[0]).float().abs().max()
     return dict(random=random, mixing=change > 1e-3*(first.float().abs().max()+1e-12))
 
 def check_modes(
@@ -343,8 +334,9 @@ def overfit(
     for i in range(5*steps+1):
         loss = s.loss()
         losses.append(float(loss.detach()))
-        if i >= 10 and losses[-1] < .3*losses[0]: break # it can
-        if i and i%steps==0 and losses[-1] > .95*losses[i-steps]: break # it falls no longer
+        learned = i >= 10 and losses[-1] < .3*losses[0]
+        stuck = i and i%steps==0 and losses[-1] > .95*losses[i-steps]
+        if learned or stuck: break
         opt.zero_grad()
         loss.backward()
         opt.step()

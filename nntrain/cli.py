@@ -7,12 +7,11 @@ __all__ = ['MODELS', 'OPTS', 'RESULTS', 'BadOption', 'get_model', 'save_results'
            'nntrain_predict']
 
 # %% ../nbs/70_cli.ipynb #bf5bc78a
-import argparse,csv,inspect,json,math,os,re,shlex,shutil,sys,tempfile,warnings
+import argparse,csv,inspect,json,math,os,re,shlex,shutil,sys,tempfile,torch,warnings
 from contextlib import contextmanager,suppress
 from functools import partial,wraps
 from pathlib import Path
 from time import perf_counter
-import torch
 from fastcore.docments import docments
 from .checks import choice,number,whole
 from .core import columns,get_dataset,set_seed
@@ -47,12 +46,13 @@ def _parser(f):
     for k,d in docments(f, full=True, returns=False).items():
         if d.default is inspect.Parameter.empty:
             p.add_argument(k, metavar=k.upper(), nargs='+' if d.anno is list else None, help=d.docment)
-            continue
-        kw = dict(action='store_true') if d.anno is bool else dict(type=d.anno)
-        usual = f' (default: {d.default})' if d.default else ''
-        p.add_argument(f'--{k}', default=d.default, help=d.docment+usual, **kw)
-        twin = dict(kw, dest=k, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        if '_' in k: p.add_argument('--'+k.replace('_', '-'), **twin)
+        else:
+            kw = dict(action='store_true') if d.anno is bool else dict(type=d.anno)
+            p.add_argument(f'--{k}', default=d.default, **kw,
+                           help=d.docment + (f' (default: {d.default})' if d.default else ''))
+            if '_' in k: # its hidden twin
+                p.add_argument('--'+k.replace('_', '-'), dest=k, default=argparse.SUPPRESS, **kw,
+                               help=argparse.SUPPRESS)
     return p
 
 # %% ../nbs/70_cli.ipynb #3ce8b5ab
@@ -102,26 +102,25 @@ def get_model(
     "The network called `model` for pictures of `shape`. Raises `ValueError` for another name."
     return mlp(math.prod(shape), n_out=n_out) if choice('model', model, MODELS)=='mlp' else cnn(shape[0], n_out)
 
-def _accuracy(preds, targs): return (preds.argmax(1)==targs).float().mean()
 
 def _get_learner(data, model, lr, batch_size, opt, momentum, seed, device):
     "The learner for these options, and what they came to. Raises `BadOption` for the first one that isn't possible."
     with _bad_option('--'):
         choice('model', model, MODELS)
         optim_class,usual_lr = OPTS[choice('opt', opt, list(OPTS))]
-        if opt!='sgd' and momentum is not None: raise ValueError("momentum goes with --opt sgd only")
         if opt=='sgd':
-            momentum = .9 if momentum is None else momentum
-            optim_class = partial(optim_class, momentum=number('momentum', momentum, below=1))
+            momentum = number('momentum', .9 if momentum is None else momentum, below=1)
+            optim_class = partial(optim_class, momentum=momentum)
+        elif momentum is not None: raise ValueError("momentum goes with --opt sgd only")
         lr = number('lr', usual_lr if lr is None else lr)
         whole('batch_size', batch_size, 1)
         set_seed(whole('seed', seed))
         move = DeviceS(device or None)
     dls,shape,mode,names = _get_data(data, batch_size)
     learn = Learner(get_model(model, shape, len(names)), dls, torch.nn.functional.cross_entropy, optim_class, lr,
-                    [MetricsS(accuracy=_accuracy), move])
-    transform = dict(mode=mode, size=[shape[2], shape[1]], range=[0, 1]) # as PIL has it: width, height
-    return learn,dict(lr=lr, device=str(move.device), shape=list(shape), classes=names, transform=transform)
+                    [MetricsS(accuracy=lambda preds, targs: (preds.argmax(1)==targs).float().mean()), move])
+    return learn,dict(lr=lr, device=str(move.device), shape=list(shape), classes=names,
+                      transform=dict(mode=mode, size=[shape[2], shape[1]], range=[0, 1])) # PIL's size: width, height
 
 # %% ../nbs/70_cli.ipynb #a326d954
 RESULTS = {'history.csv': 'a row of numbers for each pass', 'losses.png': 'the curves',
@@ -165,15 +164,17 @@ def _has_results(path): return any((path/name).exists() for name in RESULTS)
 
 def _check_earlier(path, resume, overwrite):
     "Raise `BadOption` if results would be lost, or if there is nothing to resume"
-    interrupted,results = bool(_checkpoints(path)),_has_results(path)
-    if resume and overwrite: raise BadOption("--resume goes on with a run, --overwrite begins it again: choose one")
-    if resume and not interrupted:
-        raise BadOption(f"--resume: there is no interrupted run in {path}"
-                        + ("; it is finished: to train longer, use more --epochs, another --out" if results else ""))
-    if (interrupted or results) and not (resume or overwrite):
-        raise BadOption(f"--out: {path} holds "
-                        + ("an interrupted run: go on with --resume," if interrupted else "results of an earlier run:")
-                        + " choose another --out, or begin again with --overwrite")
+    interrupted,finished,new = bool(_checkpoints(path)),_has_results(path),not (resume or overwrite)
+    another = "choose another --out, or begin again with --overwrite"
+    mistakes = {
+        "--resume goes on with a run, --overwrite begins it again: choose one": resume and overwrite,
+        f"--out: {path} holds an interrupted run: go on with --resume, {another}": new and interrupted,
+        f"--out: {path} holds results of an earlier run: {another}": new and finished,
+        f"--resume: there is no interrupted run in {path}; it is finished: to train longer, use more --epochs, another "
+        "--out": resume and finished and not interrupted,
+        f"--resume: there is no interrupted run in {path}": resume and not interrupted}
+    text = next((text for text,made in mistakes.items() if made), None)
+    if text: raise BadOption(text)
 
 def _open_folder(path):
     "Make the folder and try to write to it"
@@ -182,9 +183,44 @@ def _open_folder(path):
         with tempfile.TemporaryFile(dir=path): pass
 
 # %% ../nbs/70_cli.ipynb #2aaabee0
-def _train(data, model, epochs, lr, batch_size, opt, momentum, seed, device, out,
-           resume, one_cycle, early_stop, amp, overwrite=False):
-    "What `nntrain_train` does. Raises `BadOption` before anything is written."
+def _report(learn, path, data, model, seconds, interrupted):
+    "Say what was done, where the results are and what to try next"
+    go_on = "To go on: the same command with --resume"
+    if not learn.history: return print(f"Interrupted before the first pass was through: nothing to save. {go_on}")
+    last,n = learn.history[-1],len(learn.dls.train.dataset)
+    print(f"\n{'Interrupted. ' if interrupted else ''}Trained {model} on {n:,} pictures of {_printable(data)} in "
+          f"{seconds:.1f} s; {'validation' if last['mode']=='eval' else 'training'} accuracy {last['accuracy']:.3f}.\n"
+          f"In {_printable(path)}:")
+    there = [name for name in RESULTS if (path/name).exists()]
+    print(*(f'  {name:<12} {RESULTS[name]}' for name in there), sep='\n')
+    if interrupted: return print(go_on)
+    bin = '' if shutil.which('nntrain_predict') else os.path.relpath(Path(sys.executable).parent)+os.sep
+    other = 'cnn' if model=='mlp' else 'mlp'
+    hints = ['sample.png' in there and ['nntrain_predict', path, path/'sample.png'],
+             not _has_results(_folder(data, other, None)) and ['nntrain_train', '--data', data, '--model', other],
+             ['nntrain_train', '--help']]
+    print('Try next:', *(f'  {bin}{shlex.join(map(str, h))}' for h in hints if h), sep='\n')
+
+# %% ../nbs/70_cli.ipynb #eb89ca38
+@_command
+def nntrain_train(
+    data:str='digits', # Data set: digits, a name on the Hugging Face hub, or a folder of files
+    model:str='mlp', # Network: mlp or cnn
+    epochs:int=10, # Passes through the data
+    lr:float=None, # Learning rate (default: 0.1 for sgd, 0.003 for adam and adamw)
+    batch_size:int=64, # Pictures in a batch; validation takes twice as many
+    opt:str='adam', # Optimizer: sgd, adam or adamw
+    momentum:float=None, # Momentum of sgd, from 0 to below 1 (default: 0.9)
+    seed:int=42, # Seed of all random numbers: the same seed gives the same results
+    device:str=None, # Device such as cpu, cuda or mps (default: the accelerator if there is one)
+    out:str=None, # Folder for the results (default: runs/DATA-MODEL)
+    resume:bool=False, # Go on with the interrupted run in that folder
+    one_cycle:bool=False, # Let the learning rate rise to LR and fall to almost nothing
+    early_stop:int=None, # Stop when the validation loss hasn't improved for so many epochs, and keep the best weights
+    amp:bool=False, # Compute in 16 bits where that is safe
+    overwrite:bool=False # Replace the results of an earlier run in that folder; other files there stay
+):
+    "Train a small network on pictures; history, curves, weights and a sample picture are left in a folder"
     config = {k: v for k,v in locals().items() if k not in ('resume', 'overwrite')}
     path = _folder(data, model, out)
     _check_earlier(path, resume, overwrite)
@@ -206,45 +242,6 @@ def _train(data, model, epochs, lr, batch_size, opt, momentum, seed, device, out
     if interrupted: return 130
     for f in _checkpoints(path): f.unlink()
     with suppress(OSError): (path/'checkpoints').rmdir() # other files are in it, or it's a link
-
-# %% ../nbs/70_cli.ipynb #eb89ca38
-def _report(learn, path, data, model, seconds, interrupted):
-    "Say what was done, where the results are and what to try next"
-    go_on = "To go on: the same command with --resume"
-    if not learn.history: return print(f"Interrupted before the first pass was through: nothing to save. {go_on}")
-    last,n = learn.history[-1],len(learn.dls.train.dataset)
-    kind = 'validation' if last['mode']=='eval' else 'training'
-    print(f"\n{'Interrupted. ' if interrupted else ''}Trained {model} on {n:,} pictures of {_printable(data)} "
-          f"in {seconds:.1f} s; {kind} accuracy {last['accuracy']:.3f}.\nIn {_printable(path)}:")
-    there = [name for name in RESULTS if (path/name).exists()]
-    print(*(f'  {name:<12} {RESULTS[name]}' for name in there), sep='\n')
-    if interrupted: return print(go_on)
-    bin = '' if shutil.which('nntrain_predict') else os.path.relpath(Path(sys.executable).parent)+os.sep
-    other = 'cnn' if model=='mlp' else 'mlp'
-    hints = [['nntrain_predict', path, path/'sample.png']] if 'sample.png' in there else []
-    if not _has_results(_folder(data, other, None)): hints.append(['nntrain_train', '--data', data, '--model', other])
-    print('Try next:', *(f'  {bin}{shlex.join(map(str, h))}' for h in [*hints, ['nntrain_train', '--help']]), sep='\n')
-
-@_command
-def nntrain_train(
-    data:str='digits', # Data set: digits, a name on the Hugging Face hub, or a folder of files
-    model:str='mlp', # Network: mlp or cnn
-    epochs:int=10, # Passes through the data
-    lr:float=None, # Learning rate (default: 0.1 for sgd, 0.003 for adam and adamw)
-    batch_size:int=64, # Pictures in a batch; validation takes twice as many
-    opt:str='adam', # Optimizer: sgd, adam or adamw
-    momentum:float=None, # Momentum of sgd, from 0 to below 1 (default: 0.9)
-    seed:int=42, # Seed of all random numbers: the same seed gives the same results
-    device:str=None, # Device such as cpu, cuda or mps (default: the accelerator if there is one)
-    out:str=None, # Folder for the results (default: runs/DATA-MODEL)
-    resume:bool=False, # Go on with the interrupted run in that folder
-    one_cycle:bool=False, # Let the learning rate rise to LR and fall to almost nothing
-    early_stop:int=None, # Stop when the validation loss hasn't improved for so many epochs, and keep the best weights
-    amp:bool=False, # Compute in 16 bits where that is safe
-    overwrite:bool=False # Replace the results of an earlier run in that folder; other files there stay
-):
-    "Train a small network on pictures; history, curves, weights and a sample picture are left in a folder"
-    return _train(**locals())
 
 # %% ../nbs/70_cli.ipynb #06ef569d
 @_command
@@ -291,8 +288,12 @@ def load_run(
     return model,config
 
 # %% ../nbs/70_cli.ipynb #a84eb561
-def _predict(weights, images):
-    "What `nntrain_predict` does"
+@_command
+def nntrain_predict(
+    weights:str, # weights.pt of a run, or its folder
+    images:list # Pictures like those of the training: for digits, a light stroke on dark that fills the frame
+):
+    "Name what is on pictures. Prints file, class and probability, with tabs between."
     from PIL.Image import DecompressionBombError
     (model,config),status = load_run(weights),0
     mode,size = config['transform']['mode'],config['transform']['size']
@@ -307,11 +308,3 @@ def _predict(weights, images):
             print('nntrain_predict:', _printable(why if f in why else f'{f}: {why}'), file=sys.stderr)
             status = 1
     return status
-
-@_command
-def nntrain_predict(
-    weights:str, # weights.pt of a run, or its folder
-    images:list # Pictures like those of the training: for digits, a light stroke on dark that fills the frame
-):
-    "Name what is on pictures. Prints file, class and probability, with tabs between."
-    return _predict(weights, images)

@@ -8,23 +8,74 @@ __all__ = ['Stats', 'DataLoaders', 'BatchKey', 'hf_ds_collate_fn', 'inplace', 'c
 
 # %% ../nbs/14_dataloaders.ipynb #1ac6a2af
 from collections import namedtuple
+from functools import cached_property,partial
 from inspect import signature
 import numpy as np, torch
-from torch.utils.data import DataLoader,IterableDataset
+from torch.utils.data import ConcatDataset,DataLoader,IterableDataset,Subset
 from fastcore.basics import patch
 from .checks import choice,whole
 from .core import columns
-from .data.collate import collate,collate_dict,hf_ds_collate_fn,inplace
+from .data.collate import InOrder,collate,collate_dict,find_masks,hf_ds_collate_fn,inplace
 from .data.loader import Loader,Rows,first_batches,uncounted
 from .data.memory import Columns,Decoded,check_columns,decode,free_memory
 from .data.order import BatchKey,BatchPlan,mix_seed,seeded
 
 # %% ../nbs/14_dataloaders.ipynb #531f2fcc
+def _map_style(ds): return hasattr(ds, '__len__') and not isinstance(ds, IterableDataset)
+def _plain_hf(ds): return hasattr(ds, '_fingerprint') and _map_style(ds) and not ds.format['type']
+
+def _unwrapped(ds):
+    "What a `Subset` or `ConcatDataset` of Hugging Face data sets holds, as one of them; anything else as it is"
+    if type(ds) is Subset and hasattr(base := _unwrapped(ds.dataset), '_fingerprint'):
+        return base.select([int(i)+len(base)*(i<0) for i in ds.indices])
+    if type(ds) is ConcatDataset:
+        parts = [_unwrapped(o) for o in ds.datasets]
+        if all(_plain_hf(o) and o.features==parts[0].features for o in parts):
+            from datasets import concatenate_datasets
+            return concatenate_datasets(parts)
+    return ds
+
+def _classes(ds):
+    "Column → names of its classes, for a Hugging Face data set; `classes` → those of another one, as torchvision's"
+    fs = getattr(ds, 'features', None)
+    if isinstance(fs, dict): return {k: f.names for k,f in fs.items() if hasattr(f, 'names')}
+    while not hasattr(ds, 'classes') and hasattr(ds, 'dataset'): ds = ds.dataset
+    return dict(classes=ds.classes) if isinstance(getattr(ds, 'classes', None), (list,tuple)) else {}
+
+def _same_classes(train, ds, split):
+    "Raise `ValueError` if a class number means one thing in `train` and another in `ds`"
+    ours,theirs = _classes(train),_classes(ds)
+    for k in ours:
+        for i,(a,b) in enumerate(zip(ours[k], theirs.get(k, ()))):
+            if a!=b:
+                raise ValueError(f"the classes differ ({k!r}): number {i} is {a!r} in training, {b!r} in split "
+                                 f"{split!r}. Give both the same folders, or renumber one: "
+                                 "`ds.align_labels_with_mapping({name: number, ...}, column)`")
+
+def _same_columns(train, ds, split):
+    """Data set `ds` with its columns in the order of `train`, where both have names for them. Raises `ValueError` if
+    the names differ."""
+    a,b = (o.format['columns'] if _plain_hf(o) else None if _map_style(o) else getattr(o, 'column_names', None)
+           for o in (train, ds))
+    if not (a and b) or b==a[:len(b)]: return ds
+    if missing := [k for k in a if k not in b]:
+        raise ValueError(f"split {split!r} has the columns {b}, but training has {a}: there is no {missing}. Rename "
+                         "columns, or leave out what only one of them has (`rename_column`, `remove_columns`)")
+    return ds.select_columns(a+[k for k in b if k not in a])
+
+def _collating(ds, like, collate_fn):
+    "The collate function for `ds`: rows with names go by those of the data set `like`"
+    f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else collate)
+    by_position = getattr(f, 'func', f) in (hf_ds_collate_fn,collate)
+    if not by_position or _plain_hf(ds) and _plain_hf(like): return f
+    like = next((o for o in (like,ds) if _map_style(o)), None)
+    return InOrder(f, like, own=like is None or like is ds)
+
 def _why_stream(ds, collate_fn, cache):
     "Why `ds` has to be streamed; `None` if it can be decoded"
     if not (hasattr(ds, '_fingerprint') and hasattr(ds, '__getitems__')): return 'not a map-style Hugging Face data set'
-    if getattr(collate_fn, 'func', collate_fn) is not hf_ds_collate_fn: return 'a collate_fn of its own'
     if ds.format['type']: return f"a format or transform ({ds.format['type']})"
+    if getattr(collate_fn, 'func', collate_fn) is not hf_ds_collate_fn: return 'a collate_fn of its own'
     return 'cache=False' if cache is False else None
 
 def _check_split(ds, split, batch_size, drop_last, samplers):
@@ -38,7 +89,7 @@ def _check_split(ds, split, batch_size, drop_last, samplers):
             raise TypeError(f"{k} must be an iterable with a length, to be read again in each pass, not {v!r}: give a "
                             "list of row numbers, or a torch.utils.data.Sampler")
 
-def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, shuffle=False, sampler=None,
+def _make_loader(ds, *, batch_size, collate_fn, split, cache, cache_dir, seed, shuffle=False, sampler=None,
                  batch_sampler=None, drop_last=False, **kwargs):
     "The `Loader` of one split: decoded if it can be and fits, else streamed"
     samplers = dict(sampler=sampler, batch_sampler=batch_sampler)
@@ -53,7 +104,8 @@ def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, s
     if why and cache is True:
         raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
                          "Leave cache out, or that")
-    size,free = check_columns(ds, split) if why in (None,'cache=False') else 0,free_memory()//2
+    masks = getattr(collate_fn, 'keywords', {}).get('masks')
+    size,free = check_columns(ds, split, masks) if why in (None,'cache=False') else 0,free_memory()//2
     if cache=='auto' and not why and size>free:
         why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
@@ -61,6 +113,12 @@ def _make_loader(ds, batch_size, collate_fn, *, split, cache, cache_dir, seed, s
     data = Decoded(ds, split, cache_dir=cache_dir, **getattr(collate_fn, 'keywords', {}))
     fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
     return Loader(data, plan, **fast) # no workers: making a batch is faster than sending it
+
+def _make_like(like, ds, collate_fn, split, **kwargs):
+    "The `Loader` of one split, which goes by the names of columns and classes of the data set `like`"
+    ds = _same_columns(like, _unwrapped(ds), split)
+    _same_classes(like, ds, split)
+    return _make_loader(ds, collate_fn=_collating(ds, like, collate_fn), split=split, **kwargs)
 
 def _splits(dd):
     "The names of the training and the validation split of `dd`"
@@ -77,11 +135,17 @@ def _splits(dd):
 
 # %% ../nbs/14_dataloaders.ipynb #be7a06a0
 class DataLoaders:
-    "A pair of data loaders: `train`, and `valid` (or `None`)"
+    "A pair of data loaders: `train`, and `valid` (or `None`); and perhaps a third one, `test`"
     def __init__(self,
         train, # An iterable of batches
-        valid=None # Another one, or `None` to train only
-    ): self.train,self.valid = train,valid
+        valid=None, # Another one, or `None` to train only
+        test=None # A third one, or a function that makes it
+    ): self.train,self.valid,self._test = train,valid,test
+
+    @cached_property
+    def test(self):
+        "The loader of the test data, made when it is asked for; `None` if there are none"
+        return self._test() if callable(self._test) else self._test
 
     @classmethod
     def from_datasets(cls,
@@ -97,11 +161,13 @@ class DataLoaders:
         sampler=None, # Row numbers of the training batches, in place of shuffling
         batch_sampler=None, # Lists of row numbers, in place of `batch_size`
         drop_last:bool=False, # Leave out a last training batch that is shorter?
-        splits:tuple=('train','valid'), # What errors call the two
-        **kwargs # To both `DataLoader`s: `pin_memory`; where data are streamed also `num_workers`, ...
+        splits:tuple=('train','valid','test'), # What errors call them
+        valid_batch_size:int|None=None, # Rows of a validation batch; `None`: twice `batch_size`
+        test_ds=None, # Data for `test`, read like the validation data
+        **kwargs # To all `DataLoader`s: `pin_memory`; where data are streamed also `num_workers`, ...
     ):
-        """Make both loaders. Raises `ValueError` or `TypeError`, with the split and the remedy, on data that can't be
-        batched."""
+        """Make the loaders. Columns and classes go by the names of the training data. Raises `ValueError` or
+        `TypeError`, with the split and the remedy, on data that can't be batched."""
         choice('cache', cache, ('auto', True, False))
         if collate_fn is not None and not callable(collate_fn):
             raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for "
@@ -111,30 +177,36 @@ class DataLoaders:
                             "torch.utils.data.DataLoader, which has none of that name")
         bs,generator = whole('batch_size', batch_size, 1, 'rows'),kwargs.pop('generator', None)
         seed = torch.randint(2**63-1, (), generator=generator).item() if seed is None else whole('seed', seed)
+        valid_bs = whole('valid_batch_size', valid_batch_size, 1, 'rows', none=True) or bs*2
+        train_ds = _unwrapped(train_ds)
+        ours = getattr(collate_fn, 'func', collate_fn) in (None, hf_ds_collate_fn)
+        if ours and _plain_hf(train_ds) and (known := getattr(collate_fn, 'keywords', {})).get('masks') is None:
+            collate_fn = partial(hf_ds_collate_fn, **{**known, 'masks': find_masks(train_ds)})
         def make(ds, i, batch_size, **kw):
-            f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else collate)
-            return _make_loader(ds, batch_size, f, split=splits[i], cache=cache, cache_dir=cache_dir,
-                                seed=mix_seed(seed, i), **kwargs, **kw)
-        valid = None if valid_ds is None else make(valid_ds, 1, bs*2)
+            return ds if ds is None else partial(_make_like, train_ds, ds, collate_fn, splits[i], cache=cache,
+                                                 cache_dir=cache_dir, seed=mix_seed(seed, i), batch_size=batch_size,
+                                                 **kwargs, **kw)
+        valid = None if valid_ds is None else make(valid_ds, 1, valid_bs)()
         return cls(make(train_ds, 0, bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler,
-                        drop_last=drop_last), valid)
+                        drop_last=drop_last)(), valid, make(test_ds, 2, valid_bs))
 
     @classmethod
     def from_hf_dd(cls,
-        dd, # A `DatasetDict` with a split `train`; and `valid`, `validation`, or else `test`
+        dd, # A `DatasetDict` with a split `train`; and `valid`, `validation`, or else `test`, to validate
         batch_size:int, # Rows of a training batch; a validation batch has twice as many
         collate_fn=hf_ds_collate_fn, # Rows → batch
         *,
         cache:bool|str='auto', # Decode once, in memory: `'auto'` if possible and it takes at most half of what is free
         cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
         seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
-        **kwargs # What else `from_datasets` takes: `shuffle`, `sampler`, `drop_last`, `num_workers`, ...
+        **kwargs # What else `from_datasets` takes: `shuffle`, `valid_batch_size`, `drop_last`, `num_workers`, ...
     ):
-        """Make both loaders from the splits of `dd`, found by their names. Raises `ValueError` or `TypeError` if there
+        """Make the loaders from the splits of `dd`, found by their names. Raises `ValueError` or `TypeError` if there
         is no `train` split, or it isn't clear which one validates."""
         train,valid = _splits(dd)
+        test = dd['test'] if 'test' in dd and valid!='test' else None
         return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache,
-                                 cache_dir=cache_dir, seed=seed, splits=(train,valid), **kwargs)
+                                 cache_dir=cache_dir, seed=seed, splits=(train,valid,'test'), test_ds=test, **kwargs)
 
     def state_dict(self)->dict:
         "Where both loaders are, in whole numbers, for those that can tell (torchdata's `StatefulDataLoader` can too)"
@@ -187,7 +259,12 @@ def split(cls:DataLoaders,
         if stratify not in ds.column_names:
             raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or "
                              "give stratify=None")
-        order = order[np.argsort(np.asarray(ds.with_format(None)[stratify][:])[order], kind='stable')]
+        col = ds.with_format(None)[stratify][:]
+        for i,o in enumerate(col):
+            if o is None or isinstance(o, (list,dict)):
+                raise ValueError(f"stratify: column {stratify!r} has the value {o} in row {i}, not one class for each "
+                                 "row. Give stratify=None, or a column with one value per row")
+        order = order[np.argsort(np.asarray(col)[order], kind='stable')]
     held = np.diff((np.arange(n+1)*valid+1e-9).astype(int))>0 # evenly spaced, so each class gets its share
     return DatasetDict(dd | dict(train=ds.select(np.sort(order[~held])), valid=ds.select(np.sort(order[held]))))
 
@@ -203,25 +280,33 @@ def _byte_stats(x):
     mean = p@v
     return Stats(mean.float(), (p@v**2-mean**2).clamp(min=0).sqrt().float())
 
-def _batch_stats(batches):
-    "The same over batches of floats: of the first tensor of floats in each, per channel if it has 4 dimensions"
+def _batch_stats(batches, table):
+    """The same over batches of inputs, the first column, as they come: per channel if it has 4 dimensions, per feature
+    if it is a `table`, where a feature that never changes gets a deviation of 1"""
     n,s,s2 = 0,0.,0.
     for b in batches:
-        x = next((o for o in columns(b) if isinstance(o, torch.Tensor) and o.is_floating_point()), None)
-        if x is None: raise ValueError("stats: the training batches hold no tensor of floats")
-        x = (x.transpose(0,1).flatten(1) if x.ndim==4 else x.reshape(1,-1)).double()
+        x = columns(b)[0]
+        if not isinstance(x, torch.Tensor) or not (x.is_floating_point() or x.dtype==torch.uint8):
+            raise ValueError("stats: the first column of the training batches, which is the input, holds no floats or "
+                             f"bytes but {getattr(x, 'dtype', type(x).__name__)}")
+        table = table and x.ndim==2
+        x = (x.transpose(0,1).flatten(1) if x.ndim==4 or table else x.reshape(1,-1)).double()
         n,s,s2 = n+x.shape[1],s+x.sum(1),s2+(x**2).sum(1)
-    return Stats((s/n).float(), (s2/n-(s/n)**2).clamp(min=0).sqrt().float())
+    mean,var = s/n,(s2/n-(s/n)**2).clamp(min=0)
+    if table: var[var<=1e-14*mean**2] = 1
+    return Stats(mean.float(), var.sqrt().float())
 
 @patch
 def stats(self:DataLoaders)->Stats:
-    """Mean and standard deviation per channel of the training images (0 to 1), computed once. Streamed data are read
-    once for it, and no pass is counted."""
+    """Mean and standard deviation per channel of the training images (0 to 1), or per feature of a table, computed
+    once. Streamed data are read once for it, and no pass is counted."""
     if not hasattr(self, '_stats'):
         data = getattr(self.train, 'dataset', None)
         pics = [data.cols[k] for k in data.cols if k in data.images] if isinstance(data, Decoded) else []
         is_bytes = pics and pics[0].dtype==torch.uint8
-        self._stats = _byte_stats(pics[0]) if is_bytes else _batch_stats(uncounted(self.train))
+        fs = getattr(getattr(data, 'ds', data), 'features', None)
+        table = not isinstance(fs, dict) or all(type(f).__name__!='Image' for f in fs.values())
+        self._stats = _byte_stats(pics[0]) if is_bytes else _batch_stats(uncounted(self.train), table)
     return self._stats
 
 # %% ../nbs/14_dataloaders.ipynb #9bd17643

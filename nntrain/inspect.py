@@ -7,25 +7,24 @@ __all__ = ['Layer', 'run_aside', 'Hook', 'macs', 'ModelMonitorS', 'text_table', 
            'names_from', 'ActivationStatsS', 'Mistake', 'PredictionsS', 'Finding', 'Findings']
 
 # %% ../nbs/50_inspect.ipynb #d3c80163
-import math
+import math,torch
 from collections import namedtuple
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
 from itertools import islice
 from time import perf_counter
 from types import SimpleNamespace
-import torch
 from torch import nn
 from .checks import whole
 from .core import n_batches
 from .data.loader import first_batches
 from .events import EVENTS,CancelFitException,Subscriber
-from .learner import Learner
 from .predict import aside
 
 # %% ../nbs/50_inspect.ipynb #44524aca
 def run_aside(
-    learn:Learner, # A learner; its model, data, optimizer and history stay as they are
+    learn, # A learner; its model, data, optimizer and history stay as they are
     batches, # A loader, or a list of batches
     *subs # Subscribers that watch
 ):
@@ -34,7 +33,7 @@ def run_aside(
         learn.fit(1, train=False, subs=list(subs))
 
 # %% ../nbs/50_inspect.ipynb #5cec03d4
-class Hook:
+class Hook(AbstractContextManager):
     "Calls `func(hook, layer, inputs, output)` after each forward pass of `layer`, until it is removed"
     def __init__(self,
         nr:int, # Number of the layer, for its name
@@ -48,7 +47,6 @@ class Hook:
         "Stop listening to the layer"
         self.hook.remove()
 
-    def __enter__(self): return self
     def __exit__(self, *args): self.remove()
 
 # %% ../nbs/50_inspect.ipynb #5706f0c6
@@ -81,14 +79,11 @@ class ModelMonitorS(Subscriber):
     def before_fit(self, learn):
         self.names = {m: name or 'model' for name,m in learn.model.named_modules()}
         found = dict.fromkeys(m for part in (self.modules or [learn.model]) for m in part.modules())
+        own = {m: list(m.parameters(recurse=isinstance(m, nn.MultiheadAttention))) for m in found}
         inner = {c for m in found if isinstance(m, nn.MultiheadAttention) for c in m.children()} # it never calls them
-        self.layers = [m for m in found if m not in inner and (not list(m.children()) or self.own(m))]
+        self.layers = {m: ps for m,ps in own.items() if m not in inner and (ps or not list(m.children()))}
         self.rows,self.seen = [],set()
         self.hooks = [Hook(i, m, self.record) for i,m in enumerate(self.layers)]
-
-    def own(self, layer):
-        "The parameters of `layer` itself, without those of the layers in it"
-        return list(layer.parameters(recurse=isinstance(layer, nn.MultiheadAttention)))
 
     def record(self, hook, layer, inp, outp):
         "A hook's function: add a row for a layer that has just been called"
@@ -97,15 +92,15 @@ class ModelMonitorS(Subscriber):
 
     def add(self, layer, shape, work=0, size=0):
         "Add a row for `layer`; its parameters count when they are seen for the first time"
-        new = [p for p in self.own(layer) if p not in self.seen]
+        new = [p for p in self.layers[layer] if p not in self.seen]
         self.seen.update(new)
         n,trainable = sum(p.numel() for p in new),sum(p.numel() for p in new if p.requires_grad)
         self.rows.append(Layer(self.names[layer], type(layer).__name__, shape, n, trainable, work, size))
 
     def after_batch(self, learn):
         called = {r.name for r in self.rows}
-        for m in self.layers:
-            if self.names[m] not in called and self.own(m): self.add(m, 'not called')
+        for m,own in self.layers.items():
+            if own and self.names[m] not in called: self.add(m, 'not called')
         raise CancelFitException
 
     def cleanup_fit(self, learn):
@@ -132,8 +127,9 @@ class Summary:
 
     def cells(self):
         "The table without its head: for each layer a list of text"
-        def params(r): return f"{r.params:,}{'' if r.trainable==r.params else ' (frozen)'}" if r.params else ''
-        return [[r.name, r.kind, str(r.shape), params(r), f'{r.macs:,}' if r.macs else ''] for r in self.rows]
+        return [[r.name, r.kind, str(r.shape),
+                 f"{r.params:,}{'' if r.trainable==r.params else ' (frozen)'}" if r.params else '',
+                 f'{r.macs:,}' if r.macs else ''] for r in self.rows]
 
     def total(self):
         "The line below the table: sums over all layers"
@@ -147,7 +143,7 @@ class Summary:
         return '\n'.join(f"| {' | '.join(r)} |" for r in rows)+f'\n\n{self.total()}'
 
 def summary(
-    learn:Learner, # The learner, with data
+    learn, # The learner, with data
     modules=None # Only the layers inside of these modules
 )->Summary:
     "Layers, output shapes, parameters and multiply-adds of `learn.model`. Sends one batch through it; changes nothing."
@@ -175,8 +171,8 @@ class TimerS(Subscriber):
             learn.listeners[event] = tuple(around[::-1] if event.startswith('cleanup') else around) # called last first
 
     def before_epoch(self, learn):
-        row = dict(epoch=learn.epoch, mode='train' if learn.training else 'eval')
-        self.rows.append(row | dict.fromkeys(self.columns, 0.))
+        self.rows.append(dict(epoch=learn.epoch, mode='train' if learn.training else 'eval',
+                              **dict.fromkeys(self.columns, 0.)))
 
     def mark(self, part, inside, learn):
         """The time since the last mark was that of `part`; or of a subscriber, if it left an event in the middle. Are
@@ -234,13 +230,13 @@ class ShortRunS(Subscriber):
 _all_ = ['ActivationStatsS', 'Mistake', 'PredictionsS', 'Finding', 'Findings']
 
 def names_from(
-    **homes # Module of nntrain → names that live there, with blanks between them
+    **homes # Name → the module of nntrain where it lives
 ):
     "A module's `__getattr__` that finds names in modules of later chapters. Raises `AttributeError` for other names."
-    where = {name: module for module,names in homes.items() for name in names.split()}
     def __getattr__(name):
-        if name in where: return getattr(import_module(f'nntrain.{where[name]}'), name)
-        raise AttributeError(f"this module has no attribute {name!r}")
+        if name not in homes: raise AttributeError(f"this module has no attribute {name!r}")
+        return getattr(import_module(f'nntrain.{homes[name]}'), name)
     return __getattr__
 
-__getattr__ = names_from(activations='ActivationStatsS', results='Mistake PredictionsS', check='Finding Findings')
+__getattr__ = names_from(ActivationStatsS='activations', Mistake='results', PredictionsS='results', Finding='check',
+                         Findings='check')

@@ -38,10 +38,9 @@ def conv_block(
     "A convolution, padded so that only `stride` changes the size, then batch norm and ReLU if asked for"
     _check_sizes(in_c=in_c, out_c=out_c, kernel_size=kernel_size, stride=stride)
     if kernel_size%2==0: raise ValueError(f"kernel_size must be odd, not {kernel_size}: an even one has no middle")
-    layers = [nn.Conv2d(in_c, out_c, kernel_size, stride, kernel_size//2, bias=not norm)]
-    if norm: layers.append(nn.BatchNorm2d(out_c))
-    if act: layers.append(nn.ReLU())
-    return nn.Sequential(*layers) if len(layers)>1 else layers[0]
+    conv = nn.Conv2d(in_c, out_c, kernel_size, stride, kernel_size//2, bias=not norm)
+    more = [*([nn.BatchNorm2d(out_c)] if norm else []), *([nn.ReLU()] if act else [])]
+    return nn.Sequential(conv, *more) if more else conv
 
 # %% ../nbs/60_models.ipynb #ddf52b76
 class Pictures(nn.Module):
@@ -53,17 +52,17 @@ class Pictures(nn.Module):
         self.c_in = c_in
 
     def forward(self, x):
-        n,c = len(x),self.c_in
+        c = self.c_in
         if x.ndim==2:
             side = math.isqrt(x.shape[1]//c)
             if c*side*side != x.shape[1]:
                 raise ValueError(f"rows of {x.shape[1]} numbers aren't square pictures of {c} channel(s): "
                                  "give pictures, not flattened, or set c_in")
-            return x.reshape(n, c, side, side)
-        if x.ndim==3 and c==1: return x[:,None]
-        if x.ndim!=4 or x.shape[1]!=c:
+            return x.unflatten(1, (c, side, side))
+        pictures = x[:,None] if x.ndim==3 and c==1 else x
+        if pictures.ndim!=4 or pictures.shape[1]!=c:
             raise ValueError(f"pictures must be of shape (samples, {c}, height, width), not {tuple(x.shape)}: set c_in")
-        return x
+        return pictures
 
     def extra_repr(self): return f'{self.c_in}'
 
@@ -97,9 +96,9 @@ def init_weights(
     m # A module; only convolutions and linear layers are touched
 ):
     "Kaiming initialisation: normal weights of variance 2/inputs, biases 0. Use: `model.apply(init_weights)`"
-    if not isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)): return
-    nn.init.kaiming_normal_(m.weight)
-    if m.bias is not None: nn.init.zeros_(m.bias)
+    if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+        nn.init.kaiming_normal_(m.weight)
+        if m.bias is not None: nn.init.zeros_(m.bias)
 
 # %% ../nbs/60_models.ipynb #7f4fcaec
 def conv_conn(

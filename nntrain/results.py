@@ -7,15 +7,13 @@ __all__ = ['Mistake', 'sample_losses', 'check_classes', 'PredictionsS', 'as_pict
            'top_losses', 'plot_top_losses', 'show_results']
 
 # %% ../nbs/52_results.ipynb #915ff5ce
-import math
+import math,torch
 from collections import namedtuple
-import torch
 from .core import columns
 from .events import Subscriber
 from .data.items import class_names
 from .data.loader import first_batches
 from .inspect import run_aside
-from .learner import Learner
 
 # %% ../nbs/52_results.ipynb #67f8180a
 Mistake = namedtuple('Mistake', 'loss target pred prob index x')
@@ -61,9 +59,9 @@ class PredictionsS(Subscriber):
         "Keep the samples with the largest losses, of those kept so far and of this batch"
         index = torch.arange(self.n, self.n+len(y), device=y.device)
         new = losses,y,p.argmax(1),p.softmax(1).amax(1),index,x
-        if self.top: new = [torch.cat(o) for o in zip(self.top, new)]
-        worst = new[0].topk(min(self.k, len(new[0]))).indices
-        self.top = [o[worst] for o in new]
+        both = [torch.cat(o) for o in zip(self.top, new)] if self.top else new
+        worst = both[0].topk(min(self.k, len(both[0]))).indices
+        self.top = [o[worst] for o in both]
 
 # %% ../nbs/52_results.ipynb #0fd33955
 def _names(learn, names, n):
@@ -87,7 +85,7 @@ def _predictions(learn, dl, k=0):
     return ps
 
 def confusion_matrix(
-    learn:Learner, # The learner; `learn.confusion_matrix(...)` is the same
+    learn, # The learner; `learn.confusion_matrix(...)` is the same
     dl=None # A loader; `None` takes the validation data
 )->torch.Tensor:
     """How often each class (row) was predicted as each class (column). Raises `ValueError` if the model isn't a
@@ -98,7 +96,7 @@ def confusion_matrix(
     return torch.bincount(targets*n+preds, minlength=n*n).view(n, n)
 
 def plot_confusion(
-    learn:Learner, # The learner; `learn.plot_confusion(...)` is the same
+    learn, # The learner; `learn.plot_confusion(...)` is the same
     dl=None, # A loader; `None` takes the validation data
     names=None, # Names of the classes; `None` finds them
     ax=None # Matplotlib axes to draw on; `None` makes new ones
@@ -112,21 +110,22 @@ def plot_confusion(
     shares = cm/cm.sum(1, keepdim=True).clamp(min=1)
     ax.imshow(shares, cmap='Blues', vmin=0, vmax=1)
     ax.set(xlabel='predicted', ylabel='true')
-    if n > 30: return ax # no room for text
-    for i,j in cm.nonzero().tolist():
-        ax.text(j, i, int(cm[i,j]), ha='center', va='center', fontsize=8, color='w' if shares[i,j] > .5 else 'k')
-    ax.set_xticks(range(n), names[:n], rotation=90 if max(map(len, names)) > 2 else 0)
-    ax.set_yticks(range(n), names[:n])
+    if n <= 30: # else there is no room for text
+        for i,j in cm.nonzero().tolist():
+            ax.text(j, i, int(cm[i,j]), ha='center', va='center', fontsize=8, color='w' if shares[i,j] > .5 else 'k')
+        ax.set(xticks=range(n), xticklabels=names[:n], yticks=range(n), yticklabels=names[:n])
+        ax.tick_params('x', rotation=90 if max(map(len, names)) > 2 else 0)
     return ax
 
 # %% ../nbs/52_results.ipynb #7325b1a8
-def _grid(xs, targets, preds, names, more=''):
+def _grid(learn, xs, targets, preds, names, more=''):
     "Pictures with the names of target and prediction above them, mistakes in red; `more` has another line for each"
     from nntrain.plotting import show_images
     ims = [as_picture(x) for x in xs]
     if not ims or ims[0] is None:
         raise ValueError(f"inputs of shape {tuple(xs[0].shape) if len(xs) else 'none'} aren't pictures: "
                          "use top_losses() or confusion_matrix() instead")
+    names = _names(learn, names, max(targets+preds)+1)
     pairs = [(names[a], names[b]) for a,b in zip(targets, preds)]
     arrow = '\n→ ' if max(len(a+b) for a,b in pairs) > 14 else ' → ' # long names need a line each
     titles = [a+arrow+b+m for (a,b),m in zip(pairs, more or ['']*len(ims))]
@@ -136,7 +135,7 @@ def _grid(xs, targets, preds, names, more=''):
     return axs
 
 def top_losses(
-    learn:Learner, # The learner; `learn.top_losses(...)` is the same
+    learn, # The learner; `learn.top_losses(...)` is the same
     k:int=8, # How many
     dl=None # A loader; `None` takes the validation data
 )->list:
@@ -146,7 +145,7 @@ def top_losses(
     return [Mistake(*(v.item() for v in row), x) for *row,x in zip(*(o.cpu() for o in top))]
 
 def plot_top_losses(
-    learn:Learner, # The learner; `learn.plot_top_losses(...)` is the same
+    learn, # The learner; `learn.plot_top_losses(...)` is the same
     k:int=8, # How many
     dl=None, # A loader; `None` takes the validation data
     names=None # Names of the classes; `None` finds them
@@ -154,12 +153,11 @@ def plot_top_losses(
     """Pictures of the `k` samples with the largest loss: true class → prediction, how sure it was, and the loss.
     Returns the axes. Raises `ValueError` if the inputs aren't pictures, or the model isn't a classifier."""
     top = top_losses(learn, k, dl)
-    targets,preds = [m.target for m in top],[m.pred for m in top]
-    names = _names(learn, names, max(targets+preds)+1)
-    return _grid([m.x for m in top], targets, preds, names, [f' ({m.prob:.0%})\nloss {m.loss:.2f}' for m in top])
+    more = [f' ({m.prob:.0%})\nloss {m.loss:.2f}' for m in top]
+    return _grid(learn, [m.x for m in top], [m.target for m in top], [m.pred for m in top], names, more)
 
 def show_results(
-    learn:Learner, # The learner; `learn.show_results(...)` is the same
+    learn, # The learner; `learn.show_results(...)` is the same
     n:int=16, # How many samples
     names=None # Names of the classes; `None` finds them
 ):
@@ -167,5 +165,4 @@ def show_results(
     Raises `ValueError` as `plot_top_losses` does."""
     batch = first_batches(learn.dls.valid)
     ps = _predictions(learn, batch)
-    targets,preds = (o[0][:n].tolist() for o in (ps.targets, ps.preds))
-    return _grid(columns(batch[0])[0][:n], targets, preds, _names(learn, names, ps.n_classes))
+    return _grid(learn, columns(batch[0])[0][:n], ps.targets[0][:n].tolist(), ps.preds[0][:n].tolist(), names)

@@ -14,7 +14,7 @@ from nntrain.core import set_seed
 from nntrain.dataloaders import DataLoaders
 from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException, Subscriber
 from nntrain.learner import Learner
-from nntrain.schedule import SchedulerS
+from nntrain.schedule import Trace, SchedulerS
 from nntrain.saving.files import read_file
 from nntrain.saving.state import run_state
 from nntrain.subscribers import MetricsS, ProgressS
@@ -185,8 +185,9 @@ def test_metrics_are_known_by_name(tmp_path):
 def count(x): return sum(map(count, x.values() if isinstance(x, dict) else x)) if isinstance(x, (dict, list, tuple)) else getattr(x, 'nelement', lambda: 1)()
 
 @pytest.mark.parametrize('sub', [partial(GradClipS, 1.), partial(GradAccumS, 2), partial(EMAS, .9), partial(SchedulerS, partial(torch.optim.lr_scheduler.StepLR, step_size=10**9))])
-def test_a_long_run_has_no_larger_checkpoints(tmp_path, sub):
-    "What is saved after 100,000 steps is as much as after 1,000, but for the rows of the history"
+def test_a_long_run_has_no_larger_checkpoints(monkeypatch, sub):
+    "What is saved after 5,000 steps is as much as after 1,000, with records for plots that hold 512 values instead of 8,192"
+    monkeypatch.setattr(Trace, 'most', 512)
     sizes = {}
     class CountS(Subscriber):
         order = 2000
@@ -196,4 +197,21 @@ def test_a_long_run_has_no_larger_checkpoints(tmp_path, sub):
     learn = Learner(model, SimpleNamespace(train=[(torch.ones(1,1), torch.ones(1,1))]*5000, valid=None), F.mse_loss, torch.optim.SGD, 1e-3, [sub(), CountS()])
     learn.quiet = True
     learn.fit(1, valid=False)
-    assert sizes[5000] <= sizes[1000]+300, sizes # the mean of the loss holds up to 256 values
+    assert sizes[5000] <= sizes[1000]+600, sizes # the mean of the loss holds up to 256 values, a record 512
+
+def test_nan_after_a_resume_goes_back_to_the_resumed_weights(tmp_path):
+    "Not to those that the new process was born with"
+    x, y = torch.randn(64, 4), torch.arange(64)%3
+    def learner(seed, x=x):
+        torch.manual_seed(seed)
+        learn = Learner(nn.Linear(4, 3), SimpleNamespace(train=list(zip(x.split(16), y.split(16))), valid=None), F.cross_entropy, partial(torch.optim.SGD, momentum=.9), .1)
+        learn.quiet = True
+        return learn
+    first = learner(0)
+    first.fit(1, valid=False, subs=[CheckpointS(tmp_path)])
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # more epochs than the run was begun with
+        second = learner(1, x*float('nan'))
+        with pytest.raises(FloatingPointError, match='back at the beginning of the fit'): second.fit(2, valid=False, subs=[CheckpointS(tmp_path)])
+    assert torch.equal(second.model.weight, first.model.weight) and not torch.equal(learner(1).model.weight, first.model.weight)
+    assert torch.equal(*(o.opt.state_dict()['state'][0]['momentum_buffer'] for o in (first, second)))

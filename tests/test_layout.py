@@ -30,11 +30,11 @@ product = [p for p in mods if not name_of(p).startswith('scratch')] # nntrain.sc
 
 # Rules that a module doesn't keep yet, while the house is rebuilt: to be emptied. A module that keeps its rule must go from the list.
 not_yet = {
-    'width': {'checkpoint', 'saving.files', 'saving.state', 'verify'},
-    'length': {'saving.state', 'verify'},
+    'width': {'core', 'finite'},
+    'length': set(),
     'order': set(),
     'listeners': {'checkpoint'},
-    'patches': {'checkpoint', 'saving.files', 'verify'},
+    'patches': set(),
     'front page': {'index'}, # the promise about size and frames
 }
 
@@ -165,10 +165,10 @@ def patched(path):
         if isinstance(n, ast.FunctionDef) and any('patch' in ast.unparse(d) for d in n.decorator_list): yield ast.unparse(n.args.args[0].annotation)
 
 def too_patched(path):
-    "A class is written whole. `@patch` is for a method with a story of its own: at most three of a class, and none of `Learner`."
+    "A class is written whole. `@patch` is for a method with a story of its own: at most four of a class, and none of `Learner`."
     names = list(patched(path))
     for c in sorted(set(names)):
-        if names.count(c) > 3 or 'Learner' in c: yield f'{names.count(c)} methods are patched on {c}'
+        if names.count(c) > 4 or 'Learner' in c: yield f'{names.count(c)} methods are patched on {c}'
 
 @pytest.mark.parametrize('path', **ids(product))
 def test_classes_are_written_whole(path): keeps('patches', name_of(path), too_patched(path))
@@ -365,7 +365,7 @@ def test_the_limits_are_felt(tmp_path, monkeypatch):
     py = tmp_path/'nntrain'/'m.py'
     for text,test in (('def f():\n' + '    x = 1\n'*26, test_modules_and_functions_are_short), ('x = 1\n'*251, test_modules_and_functions_are_short), ('# ' + 'x'*119, test_lines_fit),
                       ('import torchvision.ops\n', test_heavy_packages_are_imported_where_they_are_used), ('@patch\ndef f(self:Learner): pass', test_classes_are_written_whole),
-                      ('@patch\ndef f(self:A): pass\n'*4, test_classes_are_written_whole)):
+                      ('@patch\ndef f(self:A): pass\n'*5, test_classes_are_written_whole)):
         py.write_text(text); fails(test, py)
     for text in ('def f():\n' + '    x = (1,\n    2)\n'*25, '__all__ = [' + '"x", '*99 + ']\n# %% ' + 'x'*130 + '\n# ' + 'x'*118):
         py.write_text(text); test_modules_and_functions_are_short(py); test_lines_fit(py)

@@ -70,6 +70,7 @@ def test_no_sync(name):
             def shut(*args, **kwargs): raise AssertionError('a batch asked for a value')
             self.stack = ExitStack()
             for o in ('item', 'cpu', 'tolist', '__float__', '__bool__', '__int__', 'numpy'): self.stack.enter_context(mock.patch.object(torch.Tensor, o, shut))
+            self.stack.enter_context(mock.patch.object(torch.Tensor, 'is_cpu', False)) # as on a GPU, where a loss isn't read
         def cleanup_batch(self, learn): self.stack.close()
     learn = get_learner([ShutS()], optim=torch.optim.SGD)
     learn.subs.append(ActivationStatsS(learn.model) if name=='acts' else (makers | others)[name]())

@@ -23,7 +23,7 @@ def rows_of(
 )->tuple:
     "The data set behind `dl` and the function that makes a batch of its rows; `None` for what it doesn't show"
     ds = getattr(dl, 'dataset', None)
-    if isinstance(ds, Decoded): return ds.ds,partial(hf_ds_collate_fn, flatten=ds.flatten)
+    if isinstance(ds, Decoded): return ds.ds,partial(hf_ds_collate_fn, flatten=ds.flatten, masks=ds.masks)
     if isinstance(ds, Rows): return ds.ds,ds.collate_fn
     return ds,getattr(dl, 'collate_fn', None)
 
@@ -48,29 +48,47 @@ def class_names(
     return list(names[0]) if names else list(ds.classes) if hasattr(ds, 'classes') else None
 
 # %% ../../nbs/15_items.ipynb #bef68952
+def _in_mode(im, mode, deep):
+    "PIL image `im` in `mode`: 8 and 16 bits keep their brightness, which Pillow's `convert` cuts off"
+    from PIL import Image
+    mode = {'P':'RGB', 'PA':'RGBA'}.get(mode, mode)
+    has16,want16 = im.mode.startswith('I;16'),mode.startswith('I;16')
+    if im.mode==mode or has16 and (want16 or deep and mode=='L'): return im
+    if im.mode in ('I', 'F') or mode in ('I', 'F'):
+        raise ValueError(f"item: a picture of mode {im.mode} where the data have {mode}: no range is known for "
+                         "the numbers of modes I and F, so convert it first")
+    if has16: im = Image.fromarray((np.array(im)/257).round().astype(np.uint8))
+    return Image.fromarray(np.array(im.convert('L')).astype(np.uint16)*257) if want16 else im.convert(mode)
+
 def open_picture(
-    item, # A path, a PIL image, or bytes (`uint8`) in an array or tensor
-    mode:str=None # PIL's name of the kind of pixels wanted, such as `'L'` (grey) or `'RGB'`
+    item, # A path, a PIL image, or bytes (`uint8`, or `uint16` if grey) in an array or tensor
+    mode:str=None, # PIL's name of the kind of pixels wanted, such as `'L'` (grey) or `'RGB'`
+    deep:bool=False # May a picture of 16 bits stay what it is where grey is wanted?
 ):
-    "`item` as a PIL image. Raises `FileNotFoundError` or `ValueError` that name it if it isn't an image."
+    """`item` as a PIL image, turned as its EXIF data say. Channels may come first or last. Raises `FileNotFoundError`
+    or `ValueError` that name it if it isn't an image."""
     from PIL import Image,ImageOps,UnidentifiedImageError
     if isinstance(item, (str, Path)):
-        try: im = ImageOps.exif_transpose(Image.open(item))
+        try: im = Image.open(item)
         except UnidentifiedImageError:
             raise ValueError(f"item: {str(item)!r} isn't an image that PIL can read") from None
         except (FileNotFoundError, IsADirectoryError):
             raise FileNotFoundError(f"item: there is no file {str(item)!r}") from None
-        except OSError as e: raise ValueError(f"item: {str(item)!r} is a damaged image ({e})") from e
     elif isinstance(item, (torch.Tensor, np.ndarray)):
-        is_chw = isinstance(item, torch.Tensor) and item.ndim==3
-        x = item.detach().cpu().movedim(0, -1).numpy() if is_chw else np.asarray(item)
-        if x.dtype!=np.uint8 or x.ndim not in (2, 3):
-            raise ValueError(f"item: an array of {x.dtype} and shape {x.shape} is no image: give bytes (uint8), "
-                             "(height, width) or with channels")
-        im = Image.fromarray(x[...,0] if x.ndim==3 and x.shape[-1]==1 else x)
+        x = item.detach().cpu().numpy() if isinstance(item, torch.Tensor) else item
+        if x.ndim==3:
+            first,last = x.shape[0]<=4,x.shape[-1]<=4
+            if first and (not last or isinstance(item, torch.Tensor)): x = np.moveaxis(x, 0, -1)
+            if x.shape[-1]==1: x = x[...,0]
+        kinds = {2: (np.uint8, np.uint16), 3: (np.uint8,)}.get(x.ndim, ())
+        if x.dtype not in kinds or x.ndim==3 and x.shape[-1]>4:
+            raise ValueError(f"item: an array of {x.dtype} and shape {tuple(item.shape)} is no image: give bytes "
+                             "(uint8), (height, width) or with channels")
+        im = Image.fromarray(np.ascontiguousarray(x))
     else: im = item
-    mode = {'P':'RGB', 'PA':'RGBA'}.get(mode, mode)
-    return im.convert(mode) if mode and im.mode!=mode else im
+    try: im = ImageOps.exif_transpose(im)
+    except OSError as e: raise ValueError(f"item: {getattr(im, 'filename', '')!r} is a damaged image ({e})") from e
+    return _in_mode(im, mode, deep) if mode else im
 
 def image_tensor(
     item, # As in `open_picture`
@@ -78,7 +96,7 @@ def image_tensor(
 )->torch.Tensor:
     """`item` as floats from 0 to 1, (channels, height, width): the row that `hf_ds_collate_fn` makes of it. Raises as
     `open_picture` does."""
-    return floats(pixels(open_picture(item, mode)))
+    return floats(pixels(open_picture(item, mode, deep=True)))
 
 # %% ../../nbs/15_items.ipynb #8ffff906
 def _form(ds):
@@ -108,7 +126,17 @@ def _shaped(x, shape):
 def _mode(x):
     "The kind of pixels of an image or a tensor of the data; `None` if neither tells"
     if hasattr(x, 'getbands'): return x.mode
-    return {1:'L', 3:'RGB'}.get(x.shape[0] if getattr(x, 'ndim', 0)==3 else 1)
+    return {1:'L', 2:'LA', 3:'RGB', 4:'RGBA'}.get(x.shape[0] if getattr(x, 'ndim', 0)==3 else 1)
+
+def _like_data(x, shape, n):
+    """Numbers `x` in `shape`, that of the data, where `n` is the number of channels, or `None`; they may come last.
+    Raises `ValueError` if the dimensions are others."""
+    if x.ndim==3 and n and n<=4 and x.shape[0]!=n and x.shape[-1]==n: x = x.movedim(-1, 0)
+    if x.ndim==3 and n==x.shape[0] and tuple(shape)==(x.numel(),): x = x.flatten()
+    x = _shaped(x, shape)
+    if x.ndim!=len(shape) or x.ndim==3 and n and n<=4 and x.shape[0]!=n:
+        raise ValueError(f"item: its shape {tuple(x.shape)} doesn't fit that of the data, {tuple(shape)}: reshape it")
+    return x
 
 # %% ../../nbs/15_items.ipynb #a0bd24cf
 def item_batch(
@@ -121,8 +149,9 @@ def item_batch(
     if n_inp>1 and not isinstance(item, dict):
         raise ValueError(f"the model takes {n_inp} columns: give the item as a dict with their names")
     ds,collate = rows_of(_valid(dls))
-    is_bytes = getattr(item, 'dtype', None) in (np.uint8, torch.uint8) and item.ndim>1
+    is_bytes = getattr(item, 'dtype', None) in (np.uint8, np.uint16, torch.uint8, torch.uint16) and item.ndim>1
     raw = isinstance(item, (str, Path)) or hasattr(item, 'getbands') or is_bytes
+    first = None
     if ds is None or collate is None: batch = validation_batch(dls)
     else:
         row,f,done = _form(ds)
@@ -130,10 +159,11 @@ def item_batch(
         if isinstance(item, dict): return collate([finish({**row, **item})])
         batch,first = collate([done]),columns(row)[0]
         if raw and (f or hasattr(first, 'getbands')):
-            return collate([finish(_put(row, open_picture(item, _mode(first))))])
+            return collate([finish(_put(row, open_picture(item, _mode(first), deep=not f)))])
     x0 = columns(batch)[0][0]
     if raw: item = image_tensor(item, _mode(x0))
-    x = _shaped(torch.as_tensor(item), x0.shape)[None]
+    n = x0.shape[0] if x0.ndim==3 else len(pixels(first)) if hasattr(first, 'getbands') else None
+    x = _like_data(torch.as_tensor(item), x0.shape, n)[None]
     if x0.is_floating_point() or not x.is_floating_point(): x = x.to(x0.dtype)
     return _put(batch if isinstance(batch, (dict, list, tuple)) else (batch,), x)
 

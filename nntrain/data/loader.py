@@ -6,13 +6,14 @@
 __all__ = ['Rows', 'identity', 'Loader', 'uncounted', 'first_batches']
 
 # %% ../../nbs/12_loader.ipynb #3c1d0007
-import itertools
+import itertools,pickle,warnings
 import multiprocessing as mp
 from contextlib import closing,nullcontext
 from copy import copy
 import torch
 from torch.utils.data import DataLoader,Dataset
-from ..core import add_note,keep_rng
+from ..checks import whole
+from ..core import add_note,keep_rng,map_tensors,n_batches
 from .order import BatchPlan,mix_seed,seeded
 
 # %% ../../nbs/12_loader.ipynb #26adb655
@@ -69,7 +70,8 @@ class Loader(DataLoader):
         **kwargs # To `DataLoader`, such as `num_workers`; for an iterable also `batch_size` and `collate_fn`
     ):
         self.plan,self.seed,self.split,self.why = plan,seed,split,why
-        self.epoch,self.batch,self.current = 0,0,None
+        self.epoch,self.batch,self.current,self.n_rows = 0,0,None,None
+        whole('num_workers', kwargs.get('num_workers', 0))
         if plan is not None: kwargs.update(sampler=plan, batch_size=None, collate_fn=identity)
         super().__init__(dataset, generator=torch.Generator(), **kwargs)
         if plan is not None: vars(self)['batch_size'] = plan.batch_size # for readers; torch was told `None`
@@ -105,7 +107,7 @@ class Loader(DataLoader):
         if self.plan is not None: self.plan.at = epoch,start
         elif hasattr(self.dataset, 'set_epoch'): self.dataset.set_epoch(epoch)
         it = self._start()
-        try: yield from it if self.plan is not None else self._stream(it, epoch, start)
+        try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(it, epoch, start)
         except RuntimeError as e:
             if self.num_workers: add_note(e, f"nntrain: split {self.split!r}, in a worker or while waiting for one. "
                                              "If it was killed, try fewer workers; num_workers=0 shows which row it is")
@@ -124,17 +126,46 @@ class Loader(DataLoader):
                     p.join()
             raise
 
+    def _sized(self, it, sizes):
+        "The batches of `it`; `n_rows` is the number of rows of the last one"
+        in_order = getattr(self, 'in_order', True)
+        for b in it:
+            n = sizes.popleft()
+            self.n_rows = n if in_order else None
+            yield b
+
     def _stream(self, it, epoch, start):
         "The batches of an iterable, from batch `start` on"
-        end = object()
+        end,first = object(),None
         for i in itertools.count():
             with nullcontext() if self.num_workers else seeded(self.seed, epoch, i):
                 try: b = next(it, end)
                 except Exception as e:
                     what = e if isinstance(e, ValueError) else repr(e)
                     raise ValueError(f"split {self.split!r}, batch {i} of the stream: {what}") from e
-            if b is end: return
+            if b is end: return self._count_stream(i)
+            if self.num_workers>1 and i<2: first = self._not_twice(first, b)
             if i>=start: yield b
+
+    def _not_twice(self, first, b):
+        "`b`. Raises `ValueError` if `first`, another worker's first batch, has the same rows."
+        if first is None: return b
+        ts,us = [],[] # the tensors; what else there is has to be the same, too
+        rest = [pickle.dumps(map_tensors(l.append, o)) for l,o in ((ts, first), (us, b))]
+        constant = ts and all(t.ndim==0 or len(t)>1 and (t==t[:1]).all() for t in ts) # a stream of nothing but ones?
+        if rest[0]==rest[1] and all(map(torch.equal, ts, us)) and not constant:
+            raise ValueError(f"split {self.split!r}: two workers gave the same first batch, so the stream comes once "
+                             f"from each of the num_workers={self.num_workers}. Let its `__iter__` leave out what "
+                             "belongs to other workers (torch.utils.data.get_worker_info), or give num_workers=0")
+        return b
+
+    def _count_stream(self, n):
+        "Warn if the stream has ended after `n` batches, and several workers gave more than its length says"
+        most = n_batches(self) if self.num_workers>1 else None
+        if most is not None and n>most+self.num_workers-1: # each worker may have a last batch that is shorter
+            warnings.warn(f"split {self.split!r}: {n} batches came where the length of the stream says {most}. If each "
+                          f"of the num_workers={self.num_workers} gave all rows, let `__iter__` leave out what belongs "
+                          "to other workers (torch.utils.data.get_worker_info)", stacklevel=2)
 
     def state_dict(self)->dict:
         "Where the loader is, in whole numbers: those of `load_state_dict`, and what it can check"

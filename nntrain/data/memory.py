@@ -6,15 +6,15 @@
 __all__ = ['Columns', 'decode', 'Decoded', 'free_memory', 'check_columns']
 
 # %% ../../nbs/13_memory.ipynb #03353afa
-import os,re,warnings,weakref
+import hashlib,os,re,warnings,weakref
 import multiprocessing as mp
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from torch.utils.data import DataLoader,Dataset
-from .collate import floats,hf_ds_collate_fn,pixels
+from .collate import class_numbers,find_masks,floats,hf_ds_collate_fn,pixels
 from .loader import Rows,identity
-from .order import BatchKey,mix_seed
+from .order import BatchKey
 
 # %% ../../nbs/13_memory.ipynb #9f98ccaf
 def _plain_png(b):
@@ -24,26 +24,26 @@ def _plain_png(b):
     while b[i+4:i+8]==b'IDAT': i += 12+int.from_bytes(b[i:i+4], 'big')
     return i>33 and b[i+4:i+8]==b'IEND'
 
-def _decoder(feature):
-    "A function from an encoded image (a dict of `bytes` and `path`) to its pixels"
+def _decoder(feature, mask):
+    "A function from an encoded image (a dict of `bytes` and `path`) to its pixels, or class numbers"
     try:
         import torchvision.io # noqa: F401 (it brings the operator)
         png = torch.ops.image.decode_png
     except (ImportError,AttributeError): png = None
     def _f(o):
         b = o['bytes']
-        if png and b and not getattr(feature, 'mode', None) and _plain_png(b):
+        if png and b and not mask and not getattr(feature, 'mode', None) and _plain_png(b):
             try: return png(torch.frombuffer(bytearray(b), dtype=torch.uint8), 0, False)
             except (RuntimeError,TypeError): pass # Pillow has the last word
-        return pixels(feature.decode_example(o))
+        return (class_numbers if mask else pixels)(feature.decode_example(o))
     return _f
 
 # %% ../../nbs/13_memory.ipynb #33ccbced
 class _Chunks(Dataset):
     "Chunks of an image column: `chunks[i]` is the pixels of the rows from `i` on, or the error that names a row"
-    def __init__(self, ds, name, split):
+    def __init__(self, ds, name, split, mask=False):
         from datasets import Image
-        self.name,self.split,self.decode = name,split,_decoder(ds.features[name])
+        self.name,self.split,self.decode = name,split,_decoder(ds.features[name], mask)
         self.raw = ds.select_columns([name]).cast_column(name, Image(decode=False)).with_format('arrow')
         self.step,self.first = 1,None
         self.first = self.read(0)[0]
@@ -76,11 +76,11 @@ def _n_workers(work):
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return min(n, 8) if n>1 else 0
 
-def _decode_images(ds, name, split):
+def _decode_images(ds, name, split, mask=False):
     """The images of column `name` as one tensor of pixels. Raises `ValueError` that names the row which is broken or
     has another size."""
     from tqdm.auto import tqdm
-    chunks,n = _Chunks(ds, name, split),len(ds)
+    chunks,n = _Chunks(ds, name, split, mask),len(ds)
     out,starts = torch.empty(n, *chunks.first.shape, dtype=chunks.first.dtype),range(0, n, chunks.step)
     dl = DataLoader(chunks, sampler=starts, batch_size=None, collate_fn=identity, num_workers=_n_workers(out.numel()),
                     generator=torch.Generator())
@@ -94,12 +94,12 @@ def _decode_images(ds, name, split):
     return out
 
 # %% ../../nbs/13_memory.ipynb #eb1b9777
-def _decode_column(ds, name, split):
+def _decode_column(ds, name, split, mask=False):
     """Column `name` as one tensor with a row for each row of `ds`. Raises `ValueError` that names the row which has no
     value, or no class."""
     from datasets import ClassLabel,Image,Value
     f = ds.features[name]
-    if isinstance(f, Image): return _decode_images(ds, name, split)
+    if isinstance(f, Image): return _decode_images(ds, name, split, mask)
     ds = ds.select_columns([name])
     if isinstance(f, (ClassLabel,Value)) and re.fullmatch(r'u?int\d+|float\d+', f.dtype):
         col = ds.with_format('arrow')[:][name]
@@ -137,19 +137,32 @@ def _load(names, n, folder):
         raise ValueError(f"cache_dir: {folder} holds no readable copy of the data ({e}). Delete that folder") from e
     return Columns(zip(names, map(torch.from_numpy, arrays)))
 
+def _files(ds, names):
+    "What tells the files behind the image columns of `ds`, if they aren't in the data set, from changed ones"
+    import pyarrow.compute as pc
+    res = []
+    for k in names:
+        if type(ds.features[k]).__name__!='Image': continue
+        col = ds.data.column(k)
+        for f in pc.filter(pc.struct_field(col, 'path'), pc.is_null(pc.struct_field(col, 'bytes'))).to_pylist():
+            if f and os.path.exists(f): res.append((f, (s := os.stat(f)).st_size, s.st_mtime_ns))
+    return res
+
 def decode(
     ds, # A Hugging Face `Dataset`
     split:str='train', # What errors call it
-    cache_dir:str|Path|None=None # Keep the decoded columns in this folder, too
+    cache_dir:str|Path|None=None, # Keep the decoded columns in this folder, too
+    masks:list=() # Image columns that hold numbers of classes
 )->Columns:
     """The columns of `ds` as tensors, decoded at most once: images as bytes (rows, channels, height, width), labels and
     whole numbers as int64, other numbers as float32. Raises `ValueError`, naming row and column."""
     names = ds.format['columns'] or ds.column_names
-    key = f"{ds._fingerprint}-{mix_seed(*map(ord, repr(names))):016x}"
+    what = repr((names, sorted(masks), _files(ds, names)))
+    key = f"{ds._fingerprint}-{hashlib.sha1(what.encode(), usedforsecurity=False).hexdigest()[:16]}"
     folder = Path(cache_dir)/f'{key}-v1' if cache_dir else None
     res = _alive.get(key)
     if res is None and folder and folder.is_dir(): res = _load(names, len(ds), folder)
-    if res is None: res = Columns({k: _decode_column(ds, k, split) for k in names})
+    if res is None: res = Columns({k: _decode_column(ds, k, split, k in masks) for k in names})
     if folder and not folder.is_dir(): _save(res, folder)
     _alive[key] = _owners[ds] = res
     return res
@@ -161,10 +174,13 @@ class Decoded(Dataset):
         ds, # A Hugging Face `Dataset`
         split:str='train', # What errors call it
         flatten:bool=True, # Images as vectors? If not, they keep the shape (channels, height, width)
-        cache_dir:str|Path|None=None # Keep the decoded columns in this folder, too
+        cache_dir:str|Path|None=None, # Keep the decoded columns in this folder, too
+        masks:list|None=None # Image columns that hold numbers of classes; `None`: those that `find_masks` finds
     ):
-        self.ds,self.split,self.flatten,self.cols = ds,split,flatten,decode(ds, split, cache_dir)
-        self.images = {k for k,f in ds.features.items() if type(f).__name__=='Image'}
+        self.ds,self.split,self.flatten = ds,split,flatten
+        self.masks = find_masks(ds) if masks is None else list(masks)
+        self.cols = decode(ds, split, cache_dir, self.masks)
+        self.images = {k for k,f in ds.features.items() if type(f).__name__=='Image'}-set(self.masks)
 
     def __len__(self): return len(self.ds)
     def __getitem__(self, key):
@@ -175,9 +191,11 @@ class Decoded(Dataset):
         k:str, # The name of a column
         x:torch.Tensor # Some rows of it
     )->torch.Tensor:
-        "Rows `x` of column `k` as a batch holds them: images as floats"
-        if k not in self.images: return x
-        return floats(x).flatten(1) if self.flatten else floats(x)
+        "Rows `x` of column `k` as a batch holds them: images as floats, masks as whole numbers"
+        if k in self.masks: x = x.squeeze(1).long()
+        elif k in self.images: x = floats(x)
+        else: return x
+        return x.flatten(1) if self.flatten else x
 
 # %% ../../nbs/13_memory.ipynb #f31b12a4
 def free_memory()->int:
@@ -195,12 +213,13 @@ def free_memory()->int:
 
 def check_columns(
     ds, # A Hugging Face `Dataset`
-    split:str # What errors call it
+    split:str, # What errors call it
+    masks:list|None=None # Image columns that hold numbers of classes
 )->int:
     """Bytes that `ds` takes when it's decoded, after a look at the first row, and at all labels. Raises `ValueError` if
     they can't be collated."""
     kinds = {k: type(f).__name__ for k,f in ds.features.items()}
     for k,kind in kinds.items():
         if kind=='ClassLabel': _decode_column(ds, k, split)
-    row = Rows(ds, partial(hf_ds_collate_fn, flatten=False), split)[BatchKey(0, 0, 0, [0])]
+    row = Rows(ds, partial(hf_ds_collate_fn, flatten=False, masks=masks), split)[BatchKey(0, 0, 0, [0])]
     return len(ds)*sum(x.numel()*(1 if kinds[k]=='Image' else x.element_size()) for k,x in zip(ds[0], row))

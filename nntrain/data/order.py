@@ -7,7 +7,7 @@ __all__ = ['BatchKey', 'mix_seed', 'seeded', 'BatchPlan']
 
 # %% ../../nbs/11_order.ipynb #2b1c0005
 import random
-from collections import namedtuple
+from collections import deque,namedtuple
 from contextlib import contextmanager
 import numpy as np, torch
 from ..core import set_rng_state
@@ -48,7 +48,7 @@ class BatchPlan:
         seed:int=0 # A whole number, not negative: the same seed gives the same orders
     ):
         self.n,self.batch_size,self.shuffle,self.drop_last = n,batch_size,shuffle,drop_last
-        self.sampler,self.batch_sampler,self.seed,self.at = sampler,batch_sampler,seed,(0,0)
+        self.sampler,self.batch_sampler,self.seed,self.at,self.sizes = sampler,batch_sampler,seed,(0,0),None
 
     def __len__(self):
         if self.batch_sampler is not None: return len(self.batch_sampler)
@@ -75,7 +75,16 @@ class BatchPlan:
     ):
         "The keys of pass `epoch`, from batch `start` on"
         order,bs = self.order(epoch),self.batch_size
-        for i in range(start, len(self)):
-            yield BatchKey(self.seed, epoch, i, order[i*bs:(i+1)*bs] if self.batch_sampler is None else order[i])
+        if self.batch_sampler is not None: bs,n = None,len(order) # what `len` says of it may be an estimate
+        else: n = len(order)//bs if self.drop_last else -(-len(order)//bs)
+        for i in range(start, n):
+            yield BatchKey(self.seed, epoch, i, order[i*bs:(i+1)*bs] if bs else order[i])
 
-    def __iter__(self): return self.keys(*self.at)
+    def __iter__(self):
+        "The keys from `at` on. The number of rows of each is added to the list `sizes`."
+        def count(keys, sizes):
+            for k in keys:
+                sizes.append(len(k.rows))
+                yield k
+        self.sizes = deque()
+        return count(self.keys(*self.at), self.sizes)
