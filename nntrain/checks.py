@@ -176,8 +176,8 @@ def check_opt(
     if not hasattr(opt, 'param_groups') or not callable(getattr(opt, 'step', None)):
         raise TypeError(f"optim_class must make one optimizer, with `param_groups` and `step`, not a {name}: give one "
                         "with a group of parameters for each model, which moves only what has a gradient")
-    if plain and any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
-                     for p in signature(opt.step).parameters.values()):
+    ps = list(signature(type(opt).step).parameters.values())[1:]
+    if plain and any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in ps):
         raise TypeError(f"{name}.step wants a closure, which computes the loss again, and the learner gives none: use "
                         "another optim_class, or override `step` in a subclass of Learner: self.opt.step(closure)")
     rates = {float(g.get('lr', lr)) for g in opt.param_groups} if lr else set()

@@ -22,7 +22,6 @@ from .subscribers import MetricsS,DeviceS,LRFindS,ProgressS
 # %% ../nbs/23_learner.ipynb #d7c4a21b
 class Learner(Publisher):
     "Trains `model` on `dls`. Subclass it to change a step; give it subscribers to add everything else."
-    _loader,_divisor,_targets,_frozen = None,None,None,() # set by the loop
     def __init__(self,
         model, # An `nn.Module`, or anything that can be called and has `parameters()` and `train()`
         dls, # Has the loaders `train` and `valid`, as `DataLoaders` does; `valid` may be `None`
@@ -33,7 +32,8 @@ class Learner(Publisher):
         *, n_inp:int=1 # How many columns go to the model, the next is the target; names count first: see `split_batch`
     ):
         self.model,self.dls,self.loss_fn,self.optim_class,self.lr,self.n_inp = model,dls,loss_fn,optim_class,lr,n_inp
-        self.opt,self.history,self.mean_loss,self.parts,self.quiet = None,[],RunningMean(),{},False
+        self.opt,self.history,self.mean_loss,self.quiet = None,[],RunningMean(),False
+        self.parts,self.part_means,self._loader,self._divisor,self._targets,self._frozen = {},{},None,None,None,()
         self.epoch,self.batch_idx,self.training,self.fitting = 0,-1,False,False
         self.subs = check_subs(subs)
 
