@@ -232,7 +232,8 @@ class RunningMean:
             v = v.to(torch.float32 if v.device.type=='mps' else torch.float64) # MPS has no float64
         else: v = torch.tensor(self.values, dtype=torch.float64)
         if on_device := any(isinstance(o, torch.Tensor) for o in self.weights):
-            w = torch.stack([torch.as_tensor(o, dtype=v.dtype, device=v.device) for o in self.weights])
+            ws = self.weights if len({type(o) for o in self.weights})==1 else map(torch.as_tensor, self.weights)
+            w = torch.stack([o.to(v.device) for o in ws]).to(v.dtype)
         else: w = torch.tensor(self.weights, dtype=v.dtype, device=v.device)
         self.recent = v = torch.where(w==0, 0., v) # the mean of nothing is NaN, and weighs nothing
         self.before = self.total,self.n,w

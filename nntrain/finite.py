@@ -35,15 +35,14 @@ def is_sum(
 def divisor(
     loss_fn # A loss function
 ):
-    """What the mean of `loss_fn` divides by: a function of the targets for cross entropy and `nll_loss`, `None` for all
-    others, which divide by the number of rows"""
+    """What the mean of `loss_fn` divides by: a function of the targets for cross entropy and `nll_loss`, which gives a
+    tensor, so that nothing waits for the device; `None` for all others, which divide by the number of rows"""
     f,kw = _settings(loss_fn)
     if f not in (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss.forward, nn.NLLLoss.forward): return None
     weight,ignored = kw.get('weight'),kw.get('ignore_index', -100)
     def count(y):
         counts = y!=ignored
-        n = counts.count_nonzero() if weight is None else (weight[y.where(counts, 0)]*counts).sum()
-        return n.item() if n.is_cpu else n # another device isn't waited for
+        return counts.count_nonzero() if weight is None else (weight[y.where(counts, 0)]*counts).sum()
     return count
 
 # %% ../nbs/22_finite.ipynb #880d21ae
