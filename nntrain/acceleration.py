@@ -56,17 +56,18 @@ class GradAccumS(StatefulS):
 
     def after_loss(self, learn):
         if not learn.training: return
-        n = learn.n_samples()
-        self.first = self.first if self.i else n or 1
-        self.weight = n/self.first
-        if self.weight!=1: learn.loss.register_hook(partial(operator.mul, self.weight)) # the loss itself stays
+        n = learn.n_samples() # a number, or a tensor that isn't waited for
+        if not self.i: self.first = n.clamp(min=1) if isinstance(n, torch.Tensor) else n or 1
+        self.weight = 1. if learn.mean_loss.sums else n/self.first
+        if isinstance(self.weight, torch.Tensor) or self.weight!=1: learn.loss.register_hook(partial(operator.mul, self.weight)) # the loss itself stays
 
     def after_backward(self, learn): self.i,self.total = self.i+1,self.total+self.weight
 
     def before_step(self, learn):
         if self.i < self.n and learn.batch_idx+1!=n_batches(learn.dl): raise CancelStepException
+        total = self.total.clamp(min=1e-30) if isinstance(self.total, torch.Tensor) else self.total or 1
         for p in self.params:
-            if p.grad is not None and self.total!=1: p.grad /= self.total
+            if p.grad is not None and not learn.mean_loss.sums: p.grad /= total
         self.i,self.total = 0,0.
 
     def cleanup_batch(self, learn): # did somebody drop the gradients of the window?

@@ -4,14 +4,19 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'named_tensors', 'batch_len', 'columns', 'n_batches', 'RunningMean', 'add_note', 'digits', 'get_dataset']
+           'named_tensors', 'batch_len', 'columns', 'split_batch', 'n_batches', 'RunningMean', 'frozen_modules',
+           'add_note', 'digits', 'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
 import os,random,math
-from pathlib import Path
+from collections import UserDict
 from contextlib import contextmanager
 from copy import copy
+from functools import lru_cache
+from inspect import signature
+from pathlib import Path
 import numpy as np, torch
+from torch.nn.utils.rnn import PackedSequence
 
 # %% ../nbs/00_core.ipynb #bc188b66
 def set_seed(
@@ -65,19 +70,22 @@ def default_device():
 # %% ../nbs/00_core.ipynb #3e6126a9
 def map_tensors(
     f, # Called with each tensor; returns what takes its place
-    x  # A tensor, or lists, tuples and dicts of them, nested at will
+    x, # A tensor, or lists, tuples and dicts of them, nested at will
+    other=None # Called with each thing that is none of these, such as a string; `None` lets them pass
 ):
     "A copy of `x` with `f` applied to every tensor in it. Anything else (strings, numbers, `None`) passes through."
     if isinstance(x, torch.Tensor): return f(x)
     t = type(x)
-    if t is dict: return {k: map_tensors(f, v) for k,v in x.items()}
-    if isinstance(x, dict): # a subclass may want other arguments, and have attributes of its own
+    if t is dict: return {k: map_tensors(f, v, other) for k,v in x.items()}
+    if isinstance(x, (dict, UserDict)): # a subclass may want other arguments, and have attributes of its own
         res = copy(x)
-        for k,v in x.items(): res[k] = map_tensors(f, v)
+        for k,v in x.items(): res[k] = map_tensors(f, v, other)
         return res
-    if isinstance(x, tuple) and hasattr(x, '_fields'): return t(*(map_tensors(f, o) for o in x))
-    if isinstance(x, (list, tuple)): return t(map_tensors(f, o) for o in x)
-    return x
+    if t is PackedSequence: # its lengths stay on the CPU
+        return t(f(x.data), x.batch_sizes, *(o if o is None else f(o) for o in x[2:]))
+    if isinstance(x, tuple) and hasattr(x, '_fields'): return t(*(map_tensors(f, o, other) for o in x))
+    if isinstance(x, (list, tuple)): return t(map_tensors(f, o, other) for o in x)
+    return other(x) if other else x
 
 # %% ../nbs/00_core.ipynb #67159562
 def to_device(
@@ -86,11 +94,10 @@ def to_device(
 ):
     "Move every tensor in `x` to `device`. A copy from pinned memory doesn't wait for the device to finish it."
     device = default_device() if device is None else torch.device(device)
-    if not isinstance(x, (torch.Tensor, list, tuple, dict)) and hasattr(x, 'to'): return x.to(device)
     def move(t):
         if t.device==device: return t
         return t.to(device, non_blocking=t.device.type=='cpu' and device.type=='cuda' and t.is_pinned())
-    return map_tensors(move, x)
+    return map_tensors(move, x, lambda o: o.to(device) if hasattr(o, 'to') else o)
 
 def to_cpu(
     x # A tensor or a nest of tensors
@@ -112,11 +119,17 @@ def named_tensors(
 def batch_len(
     batch # A tensor, or a nest of tensors whose first dimension is the batch
 )->int:
-    """The number of samples in `batch`: the length of the first tensor found in it, 1 if that is a scalar. Raises
-    `ValueError` if there is none."""
+    """The number of samples in `batch`: the length of the first column that is a tensor, else of lists of samples, else
+    of the first tensor found, 1 if that is a scalar. Raises `ValueError` if there is none."""
     if isinstance(batch, torch.Tensor): return batch.shape[0] if batch.ndim else 1
-    for x in batch if isinstance(batch, (list, tuple)) else batch.values() if hasattr(batch, 'values') else ():
+    if type(batch) is PackedSequence: return int(batch.batch_sizes[0])
+    cols = batch if isinstance(batch, (list, tuple)) else tuple(batch.values()) if hasattr(batch, 'values') else ()
+    for x in cols:
         if isinstance(x, torch.Tensor): return x.shape[0] if x.ndim else 1
+    lists = [x for x in cols if isinstance(x, list)] # of samples, unless they are columns in columns
+    heads = {x.shape[:1] if isinstance(x, torch.Tensor) else None for xs in lists for x in xs}
+    if len({len(x) for x in lists})==1 and (None in heads or len(heads) > 1): return len(lists[0])
+    for x in cols:
         try: return batch_len(x)
         except ValueError: pass
     raise ValueError(f"batch holds no tensor to count samples by: {type(batch).__name__}. Collate it to tensors, or "
@@ -131,6 +144,48 @@ def columns(
     if isinstance(batch, (list, tuple)): return batch
     return tuple(batch.values()) if hasattr(batch, 'values') and not isinstance(batch, torch.Tensor) else (batch,)
 
+@lru_cache(maxsize=256)
+def _arguments(f):
+    try: ps = signature(f).parameters.values()
+    except (TypeError, ValueError): return ()
+    return tuple(p.name for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+
+@lru_cache(maxsize=256)
+def _by_name(keys, args, n):
+    "Which of `keys` are inputs; are they given by name?; which one is the target"
+    keys = sorted(keys, key=lambda k: k in ('id', 'idx', 'index')) # which are neither, unless there is nothing else
+    y = [k for k in keys if k in ('label', 'labels', 'target', 'targets', 'y')]
+    y = y[0] if len(y)==1 else None
+    first = [k for k in keys if k != y][:n]
+    known = [k for k in keys if k in args and k != y]
+    rest = [k for k in keys if k not in (*known, y, 'id', 'idx', 'index')]
+    if not known or len(known)==len(keys): return first,False,y if y is not None or len(keys) <= n else keys[n]
+    aligned = all(k in known and args.index(k)==i or k not in args for i,k in enumerate(first))
+    by_name = len(known) >= n
+    if not by_name and not (aligned and set(known) <= set(first)) or by_name and y is None and len(rest) > 1:
+        raise ValueError(f"the batch has the columns {', '.join(map(repr, keys))}, the model takes {', '.join(args)}, "
+                         f"and n_inp is {n}: which are the inputs, and which is the target? Call the inputs as the "
+                         "model does and the target 'label', or collate to (input, target)")
+    if by_name: return known,True,y if y is not None else rest[0] if rest else None
+    return first,False,y if y is not None else keys[n] if len(keys) > n else None
+
+def split_batch(
+    batch, # What a loader yields
+    n_inp:int=1, # How many columns are inputs, where names don't tell
+    model=None # Whose arguments may be the names of columns
+)->tuple:
+    """`batch` as `(args, kwargs, target)` for a call of `model`; the target is `None` if there is none. By position; in
+    a dict by name, where columns are called as arguments of `forward`, or the target as `label`, `target` or `y`; a
+    column `id`, `idx` or `index` counts last. Raises `ValueError` if names say one thing and their order another."""
+    if isinstance(batch, torch.Tensor) or not hasattr(batch, 'keys'):
+        cols = columns(batch)
+        return cols[:n_inp],{},cols[n_inp] if len(cols) > n_inp else None
+    model = getattr(model, '_orig_mod', model)
+    args = _arguments(getattr(type(model), 'forward', getattr(type(model), '__call__', None)))[1:]
+    inputs,named,y = _by_name(tuple(batch.keys()), args, n_inp)
+    xs = {k: batch[k] for k in inputs}
+    return () if named else tuple(xs.values()),xs if named else {},None if y is None else batch[y]
+
 def n_batches(
     dl # A loader
 )->int|None:
@@ -140,7 +195,8 @@ def n_batches(
 
 # %% ../nbs/00_core.ipynb #08ab394f
 def _one_number(value):
-    return f"a value must be one number, not of shape {tuple(value.shape)}: take its mean (a loss function's `reduction='mean'`)"
+    return (f"a value must be one number, not of shape {tuple(value.shape)}: take its mean (a loss function's "
+            "`reduction='mean'`)")
 
 class RunningMean:
     "Weighted mean of device scalars. `update` never waits for the device; `compute` does, once."
@@ -153,6 +209,7 @@ class RunningMean:
     def reset(self):
         "Forget everything"
         self.values,self.weights,self.total,self.n,self.recent = [],[],0.,0,None
+        self.sums = False # are the values sums over their samples, and not means?
 
     def update(self,
         value, # A scalar: a tensor on any device (it is detached), or a number
@@ -174,15 +231,43 @@ class RunningMean:
             if len(v)!=len(self.values): raise ValueError(_one_number(self.values[0]))
             v = v.to(torch.float32 if v.device.type=='mps' else torch.float64) # MPS has no float64
         else: v = torch.tensor(self.values, dtype=torch.float64)
-        self.recent,self.values = v,[]
-        self.total = self.total + (v*torch.tensor(self.weights, dtype=v.dtype, device=v.device)).sum()
-        self.n += sum(self.weights)
-        self.weights = []
+        if on_device := any(isinstance(o, torch.Tensor) for o in self.weights):
+            ws = self.weights if len({type(o) for o in self.weights})==1 else map(torch.as_tensor, self.weights)
+            w = torch.stack([o.to(v.device) for o in ws]).to(v.dtype)
+        else: w = torch.tensor(self.weights, dtype=v.dtype, device=v.device)
+        self.recent = v = torch.where(w==0, 0., v) # the mean of nothing is NaN, and weighs nothing
+        self.before = self.total,self.n,w
+        self.total = self.total + (v if self.sums else v*w).sum()
+        self.n += w.sum() if on_device else sum(self.weights)
+        self.values,self.weights = [],[]
+
+    def leave_out_nan(self):
+        "Take out again what is NaN in `recent`"
+        total,n,w = self.before
+        keep = ~self.recent.isnan()
+        v,w = self.recent[keep],w[keep]
+        self.total,self.n = total+(v if self.sums else v*w).sum(),n+w.sum()
 
     def compute(self)->float:
         "The mean so far, as a Python number; `nan` when there were no values"
         self.fold()
-        return float(self.total)/self.n if self.n else math.nan
+        n = float(self.n)
+        self.n = int(n) if n==int(n) else n
+        return float(self.total)/n if n else math.nan
+
+# %% ../nbs/00_core.ipynb #4f33b59d
+def frozen_modules(
+    model # An `nn.Module`
+)->list:
+    """What stays in evaluation mode when `model` trains: if `model` itself is in training mode, the modules that aren't
+    and that keep statistics (a batch norm) or hold only frozen parameters, with what is in them"""
+    if not getattr(model, 'training', False) or not hasattr(model, 'modules'): return []
+    res = {}
+    for m in model.modules():
+        ps = list(m.parameters())
+        frozen = hasattr(m, 'running_mean') or ps and not any(p.requires_grad for p in ps)
+        if not m.training and frozen: res.update((id(o), o) for o in m.modules() if not o.training)
+    return list(res.values())
 
 # %% ../nbs/00_core.ipynb #34b20e64
 def add_note(

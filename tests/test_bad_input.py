@@ -99,7 +99,6 @@ CASES = {
     'labels come first':       (lambda tmp: fit(dls=SimpleNamespace(train=[(y, x)], valid=None), valid=False), RuntimeError, [r'whole numbers of shape \(64,\)', 'change their order'], BEFORE),
     'a sampler used up once':  (lambda tmp: sampled(sampler=iter(range(64))), TypeError, ['sampler must be an iterable with a length', 'give a list of row numbers'], BEFORE),
     'batches without a length': (lambda tmp: sampled(batch_sampler=([i] for i in range(64))), TypeError, ['batch_sampler must be an iterable with a length'], BEFORE),
-    'epochs taken from checkpoints': (lambda tmp: fit(subs=[CheckpointS(tmp), Replaces()]), RuntimeError, ['replaced learn.epochs', 'wrap'], BEFORE),
     'a class as subscriber':   (lambda tmp: fit(subs=[MetricsS]), TypeError, [r'write MetricsS\(\)'], BEFORE),
 }
 EVENTS = [f'{a}_{b}' for b in ('fit', 'epoch', 'batch') for a in ('before', 'after', 'cleanup')]+['after_predict', 'after_loss', 'after_backward', 'after_step']
