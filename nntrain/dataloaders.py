@@ -72,6 +72,9 @@ def _collating(ds, like, collate_fn):
     return InOrder(f, like, own=like is None or like is ds)
 
 # %% ../nbs/14_dataloaders.ipynb #531f2fcc
+#| export
+
+# %% ../nbs/14_dataloaders.ipynb #391a6e96
 def _why_stream(ds, collate_fn, cache):
     "Why `ds` has to be streamed; `None` if it can be decoded"
     if not (hasattr(ds, '_fingerprint') and hasattr(ds, '__getitems__')): return 'not a map-style Hugging Face data set'
