@@ -59,7 +59,8 @@ class GradAccumS(StatefulS):
         n = learn.n_samples() # a number, or a tensor that isn't waited for
         if not self.i: self.first = n.clamp(min=1) if isinstance(n, torch.Tensor) else n or 1
         self.weight = 1. if learn.mean_loss.sums else n/self.first
-        if isinstance(self.weight, torch.Tensor) or self.weight!=1: learn.loss.register_hook(partial(operator.mul, self.weight)) # the loss itself stays
+        if isinstance(self.weight, torch.Tensor) or self.weight!=1:
+            learn.loss.register_hook(partial(operator.mul, self.weight)) # the loss itself stays
 
     def after_backward(self, learn): self.i,self.total = self.i+1,self.total+self.weight
 
