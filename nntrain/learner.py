@@ -33,6 +33,7 @@ class Learner(Publisher):
     ):
         self.model,self.dls,self.loss_fn,self.optim_class,self.lr,self.n_inp = model,dls,loss_fn,optim_class,lr,n_inp
         self.opt,self.history,self.mean_loss,self.quiet = None,[],RunningMean(),False
+        self.shares,self.seen_params,self.fit_lr = [],[],lr # each group's rate as a share of lr; what opt was made for
         self.epoch,self.batch_idx,self.training,self.fitting = 0,-1,False,False
         self.subs = check_subs(subs)
 
@@ -138,10 +139,33 @@ class Learner(Publisher):
 
     def _set_opt(self, lr, keep_opt):
         "Make the optimizer of this fit, or keep the last one and give it `lr`"
-        if not keep_opt or self.opt is None: self.opt = self.optim_class(self.model.parameters(), lr)
-        else:
-            for g in self.opt.param_groups: g['lr'] = lr
+        if 'lr' in getattr(self.optim_class, 'keywords', ()):
+            raise TypeError("optim_class has an lr already, but the learner gives it one: leave it out, "
+                            "partial(SGD, momentum=0.9), and write Learner(..., lr=0.1) or fit(lr=0.1)")
+        if made := not keep_opt or self.opt is None:
+            self.opt = self.optim_class(self.model.parameters(), lr)
+            self.shares,self.seen_params = [],[]
+        groups = getattr(self.opt, 'param_groups', None)
+        if not groups:
+            raise TypeError(f"optim_class must make one optimizer with param_groups, not {type(self.opt).__name__}")
+        base = lr if made else self.fit_lr
+        self.shares += [g['lr']/base if base else 1. for g in groups[len(self.shares):]]
+        self._new_params(groups)
+        for g,share in zip(groups, self.shares): g['lr'] = g['lr'] if made else share*lr
+        self.fit_lr = lr
         check_params(self.model, self.opt)
+
+    def _new_params(self, groups):
+        "Parameters that the model got since the optimizer was made are added to it, if it is clear where"
+        known,params = {id(p) for p in self.seen_params},list(self.model.parameters())
+        new = [p for p in params if id(p) not in known] if self.seen_params else []
+        held = {id(p) for g in groups for p in g['params']}
+        new = [p for p in new if id(p) not in held]
+        if new and len(groups) > 1:
+            raise ValueError(f"the model has {len(new)} new parameters, and the optimizer kept from the last fit has "
+                             f"{len(groups)} groups: fit without keep_opt to make another")
+        if new: groups[0]['params'] = [p for p in params if id(p) in held] + new
+        self.seen_params = params
 
     def _record(self, seconds):
         "Add this pass to the history"
