@@ -6,6 +6,7 @@
 __all__ = ['aside', 'validate', 'lr_find', 'iter_preds', 'get_preds', 'predict_item', 'plot_losses']
 
 # %% ../nbs/24_predict.ipynb #429b0f85
+import warnings
 from contextlib import contextmanager
 from .checks import check_dl
 from .core import keep_rng,split_batch,to_cpu,to_device
@@ -70,6 +71,7 @@ def lr_find(
     with aside(learn): learn.fit(1, valid=False, lr=start_lr, subs=[finder])
     learn.lr_finder = finder
     if plot: finder.plot()
+    if finder.why_not: warnings.warn(f"lr_find has no suggestion: {finder.why_not}")
     return finder.suggestion
 
 # %% ../nbs/24_predict.ipynb #cdc5fe4b

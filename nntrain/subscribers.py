@@ -162,7 +162,8 @@ class LRFindS(Subscriber):
     def before_fit(self, learn):
         if not learn.trains: return
         number('lr (from which to search)', min(g['lr'] for g in learn.opt.param_groups), above=0)
-        self.lrs,self.losses,self.min,self.restore = [],[],math.inf,snapshot(learn)
+        rate = getattr(learn, 'fit_lr', None) or learn.opt.param_groups[0]['lr']
+        self.lrs,self.losses,self.rate,self.restore = [],[],rate,snapshot(learn)
         set_seed(self.seed, torch.are_deterministic_algorithms_enabled())
 
     def before_epoch(self, learn):
@@ -170,11 +171,10 @@ class LRFindS(Subscriber):
         self.dl,learn.dl = learn.dl,_endless(learn.dl)
 
     def after_loss(self, learn):
-        lr,loss = learn.opt.param_groups[0]['lr'],float(learn.loss.detach()) # to see the loss we have to wait for it
-        self.lrs.append(lr)
-        self.losses.append(loss)
-        self.min = min(self.min, loss)
-        if not math.isfinite(loss) or loss > 3*self.min or lr*self.mult > self.max_lr: raise CancelFitException
+        self.lrs.append(self.rate)
+        self.losses.append(loss := float(learn.loss.detach())) # to see the loss we have to wait for it
+        self.rate *= self.mult
+        if not math.isfinite(loss) or self.exploded or self.rate > self.max_lr: raise CancelFitException
         for g in learn.opt.param_groups: g['lr'] *= self.mult
 
     def cleanup_epoch(self, learn):
@@ -184,15 +184,42 @@ class LRFindS(Subscriber):
         if self.restore: self.restore()
         self.restore = None
 
+    def smooth(self):
+        "The finite losses, each the mean of five neighbours, and how much the first ten differ from each other"
+        losses = torch.tensor([l for l in self.losses if math.isfinite(l)], dtype=torch.float64)
+        pad = torch.nn.functional.pad(losses[None], (2,2), mode='replicate')[0]
+        return pad.unfold(0, 5, 1).mean(1),losses[:10].std()
+
+    @property
+    def exploded(self)->bool:
+        "Are the last three losses twice as far above the smallest (smoothed) as the largest of the first ten?"
+        if len(self.losses) < 13: return False
+        low = float(self.smooth()[0].min())
+        return min(self.losses[-3:])-low > 2*(max(self.losses[:10])-low)
+
     @property
     def suggestion(self)->float|None:
-        "The learning rate at which the smoothed loss falls fastest; `None` with fewer than ten finite losses"
-        losses = torch.tensor([l for l in self.losses if math.isfinite(l)], dtype=torch.float64)
-        if len(losses) < 10: return None
-        pad = torch.nn.functional.pad(losses[None], (2,2), mode='replicate')[0]
-        smooth = pad.unfold(0, 5, 1).mean(1)
-        end = max(int(smooth.argmin()), 3)
-        return self.lrs[int(torch.gradient(smooth[:end+1])[0].argmin())]
+        "The learning rate at which the smoothed loss falls fastest, once a quarter of the fall is done; or `None`"
+        if self.why_not: return None
+        smooth,start = self.smooth()[0],self.start
+        end = int(smooth.argmin())
+        begin = int((smooth[:end+1] >= start-(start-smooth.min())/4).nonzero().max())
+        return self.lrs[begin+int(smooth[begin:end+1].diff().argmin())]
+
+    @property
+    def start(self)->float:
+        "The mean of the first ten losses"
+        return sum(self.losses[:10])/10
+
+    @property
+    def why_not(self)->str|None:
+        "Why nothing can be suggested, or `None` if something can"
+        n = sum(map(math.isfinite, self.losses))
+        if n < 10: return f"only {n} losses were finite: begin with a smaller start_lr, or look at the data"
+        smooth,noise = self.smooth()
+        if self.start-smooth.min() <= noise or smooth.argmin()==0:
+            return ("the loss fell no more than it differs from batch to batch: the model is trained already, or "
+                    "nothing can be learned; a larger batch_size makes the curve clearer")
 
     def plot(self,
         ax=None # Matplotlib axes to draw on; `None` makes new ones

@@ -45,31 +45,47 @@ class AugmentS(StatefulS):
     def __init__(self,
         transform, # Called with inputs (samples, channels, height, width): a v2 transform of torchvision, or a function
         *, draws:int=8, # In how many parts a batch is cut; each is changed in its own way
-        seed:int=0 # Seed of the random numbers
+        seed:int=0, # Seed of the random numbers
+        with_targets:bool=None # Targets are pictures: change them too (`True`), or not (`False`: colours)? `None` asks
     ):
         if not callable(transform):
             raise TypeError(f"transform must be callable, not {transform!r}: try v2.RandomHorizontalFlip(), from "
                             "torchvision.transforms")
         self.transform,self.draws,self.seed = transform,whole('draws', draws, 1, 'parts'),seed
+        self.with_targets = with_targets
 
     def before_fit(self, learn): self.start = self.epoch,self.i; self.begin()
 
     def before_batch(self, learn):
         if not learn.training: return
-        learn.batch = with_column(learn.batch, 0, self.augment(columns(learn.batch)[0]))
+        cols,n = columns(learn.batch),learn.n_inp
+        x,y = cols[0],cols[n] if len(cols) > n else None
+        is_picture = isinstance(y, torch.Tensor) and x.ndim==4 and y.ndim >= 3 and y.shape[-2:]==x.shape[-2:]
+        if is_picture and self.with_targets is None:
+            raise ValueError(f"targets of shape {tuple(y.shape)} are pictures as large as the inputs: say "
+                             "AugmentS(..., with_targets=True) to transform both (with v2 of torchvision), or "
+                             "with_targets=False if the transform leaves everything in its place")
+        if is_picture and self.with_targets:
+            x,y = self.augment(x, y)
+            learn.batch = with_column(with_column(learn.batch, 0, x), n, y)
+        else: learn.batch = with_column(learn.batch, 0, self.augment(x))
         self.i += 1
 
     def augment(self,
-        x # The inputs of a batch
+        x, # The inputs of a batch
+        y=None # Masks, which are to be transformed as the inputs are
     ):
-        "`x`, transformed in full precision with the random numbers of this epoch and batch"
+        "`x`, or `x` and `y`, transformed in full precision with the random numbers of this epoch and batch"
         if x.ndim<4 and type(self.transform).__module__.startswith('torchvision'):
             raise ValueError(f"AugmentS got inputs of shape {tuple(x.shape)}, and torchvision would take them for one "
                              "picture: don't flatten, partial(hf_ds_collate_fn, flatten=False)")
         kind = x.device.type
         with (seeded_on(x.device, self.seed, self.epoch, self.i),
               torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()):
-            return torch.cat([self.transform(o) for o in x.chunk(self.draws)])
+            if y is None: return torch.cat([self.transform(o) for o in x.chunk(self.draws)])
+            from torchvision.tv_tensors import Image,Mask
+            pairs = [self.transform(Image(a), Mask(b)) for a,b in zip(x.chunk(self.draws), y.chunk(self.draws))]
+            return [torch.cat([o.as_subclass(torch.Tensor) for o in os]) for os in zip(*pairs)]
 
     def cleanup_epoch(self, learn): # cancelled ones count, as they do for the loader; validation draws nothing
         if self.i: self.epoch,self.i = self.epoch+1,0
