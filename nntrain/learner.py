@@ -12,11 +12,11 @@ import warnings
 from contextlib import contextmanager
 from time import perf_counter
 import torch
-from .checks import annotate,check_dl,check_loss,check_params,check_parts,number,whole
-from .core import RunningMean,batch_len,columns,default_device,map_tensors
+from .checks import annotate,check_dl,check_loss,check_opt,check_params,check_parts,number,whole
+from .core import RunningMean,batch_len,columns,default_device,frozen_modules,map_tensors,split_batch
 from .events import (CANCELS,CancelFitException,CancelEpochException,CancelBatchException,CancelStepException,
                             Listeners,PublishEvents,Publisher,Subscriber,batches_of,check_names,check_subs,show_events)
-from .finite import NaNStopS
+from .finite import NaNStopS,divisor,is_sum
 from .subscribers import MetricsS,DeviceS,LRFindS,ProgressS
 
 # %% ../nbs/23_learner.ipynb #d7c4a21b
@@ -25,14 +25,15 @@ class Learner(Publisher):
     def __init__(self,
         model, # An `nn.Module`, or anything that can be called and has `parameters()` and `train()`
         dls, # Has the loaders `train` and `valid`, as `DataLoaders` does; `valid` may be `None`
-        loss_fn, # Called with predictions and targets; returns a scalar tensor, the mean over the batch
+        loss_fn, # Called with predictions and targets; returns the mean over the batch, or `(mean, {'name': part})`
         optim_class, # Called with the parameters and `lr`: `torch.optim.SGD`, `partial(torch.optim.Adam, eps=1e-6)`
         lr:float, # Learning rate, unless `fit` gets another one
         subs=(), # Subscribers that take part in every fit; none of them twice
-        *, n_inp:int=1 # How many columns of a batch go to the model; the one after them is the target
+        *, n_inp:int=1 # How many columns go to the model, the next is the target; names count first: see `split_batch`
     ):
         self.model,self.dls,self.loss_fn,self.optim_class,self.lr,self.n_inp = model,dls,loss_fn,optim_class,lr,n_inp
         self.opt,self.history,self.mean_loss,self.quiet = None,[],RunningMean(),False
+        self.parts,self.part_means,self._loader,self._divisor,self._targets,self._frozen = {},{},None,None,None,()
         self.shares,self.seen_params,self.fit_lr = [],[],lr # each group's rate as a share of lr; what opt was made for
         self.epoch,self.batch_idx,self.training,self.fitting = 0,-1,False,False
         self.subs = check_subs(subs)
@@ -48,9 +49,13 @@ class Learner(Publisher):
         """Train and validate. Raises `TypeError` or `ValueError` on bad arguments, `RuntimeError` within another fit,
         before anything is touched; leaves no trace but weights, optimizer and history."""
         epochs,valid,lr = self._checked(epochs, train, valid, subs, lr)
+        if any(map(torch.nn.parameter.is_lazy, self.model.parameters())): # one batch tells them their sizes
+            next(self.iter_preds(self.dls.train if train else self.dls.valid))
         with no_trace(self, subs):
             self.n_epochs,self.epochs,self.trains = epochs,range(epochs),train
-            if train: self._set_opt(lr, keep_opt)
+            if train:
+                self._set_opt(lr, keep_opt)
+                check_opt(self.opt, None if keep_opt else lr, type(self).step is Learner.step)
             self._fit(train, valid)
 
     @PublishEvents('fit')
@@ -63,13 +68,17 @@ class Learner(Publisher):
         "One pass over the training data, or without gradients over the validation data"
         self.training,self.batch_idx = bool(train),-1
         self.model.train(self.training)
+        for m in self._frozen: m.training = False
         self.dl = self.dls.train if train else self.dls.valid
+        self._loader = self.dl if hasattr(self.dl, 'n_rows') else None
         with torch.set_grad_enabled(self.training): self._one_epoch()
 
     @PublishEvents('epoch')
     def _one_epoch(self):
         self.batch,start = None,perf_counter()
         self.mean_loss.reset()
+        self.parts,self.part_means,self._targets,self._divisor = {},{},None,divisor(self.loss_fn)
+        self.mean_loss.sums = is_sum(self.loss_fn) and type(self).get_loss is Learner.get_loss
         with batches_of(self.dl) as batches:
             for self.batch in batches: self.batch_idx += 1; self.one_batch()
         self._record(perf_counter()-start)
@@ -85,7 +94,10 @@ class Learner(Publisher):
             self.backward()
             self.publish('after_backward')
             if self.one_step(): self.zero_grad()
-        self.mean_loss.update(self.loss, self.n_samples())
+        n = self.n_samples()
+        self.mean_loss.update(self.loss, n)
+        if self.parts:
+            for k,v in self.parts.items(): self.part_means.setdefault(k, RunningMean()).update(v, n)
 
     @PublishEvents('step')
     def one_step(self):
@@ -95,15 +107,17 @@ class Learner(Publisher):
 
     def predict(self):
         "Step 1: `preds` from the input columns of the batch"
-        self.preds = self.model(*columns(self.batch)[:self.n_inp])
+        if isinstance(self.batch, (list, tuple)): self.preds = self.model(*self.batch[:self.n_inp])
+        else:
+            args,kwargs,_ = split_batch(self.batch, self.n_inp, self.model)
+            self.preds = self.model(*args, **kwargs)
 
     def get_loss(self):
         "Step 2: `loss` from `preds` and the target column"
-        cols = columns(self.batch)
-        if len(cols) <= self.n_inp:
-            raise ValueError(f"the batch has {len(cols)} columns, but with n_inp={self.n_inp} the target is number "
-                             f"{self.n_inp+1}: give batches with a target, or override `get_loss`")
-        self.loss = self.loss_fn(self.preds, cols[self.n_inp])
+        self._targets = self.targets()
+        self.loss = self.loss_fn(self.preds, self._targets)
+        if isinstance(self.loss, tuple) and len(self.loss)==2 and isinstance(self.loss[1], dict):
+            self.loss,self.parts = self.loss
 
     def backward(self):
         "Step 3: add the gradients of `loss`"
@@ -117,8 +131,23 @@ class Learner(Publisher):
         "Step 5: forget the gradients"
         self.opt.zero_grad()
 
+    def targets(self):
+        "The column of the batch that the predictions are compared with. Raises `ValueError` if there is none."
+        b,n = self.batch,self.n_inp
+        if isinstance(b, (list, tuple)) and len(b) > n: return b[n]
+        if (y := split_batch(b, n, self.model)[2]) is not None: return y
+        raise ValueError(f"the batch has {len(columns(b))} columns, but with n_inp={n} the target is number {n+1}: "
+                         "give batches with a target, or override `get_loss`")
+
     def n_samples(self)->int:
-        "How many samples the batch holds; weighs its loss in the mean of the epoch"
+        """What the loss of this batch weighs in the mean of the epoch: what it is the mean of. The number of rows; for
+        cross entropy the number of targets that aren't ignored, or the sum of their weights. Override it for a loss of
+        your own that divides by something else: `return (self.targets()!=0).sum()`"""
+        y,rows = self._targets,None if self._loader is None else self._loader.n_rows
+        if isinstance(y, torch.Tensor) and y.ndim:
+            if self._divisor and not y.is_floating_point(): return self._divisor(y)
+            return len(y) if rows is None or rows not in y.shape else rows
+        if rows is not None: return rows
         try: return batch_len(self.batch)
         except ValueError: return batch_len(self.preds)
 
@@ -134,7 +163,8 @@ class Learner(Publisher):
             valid = False
         for split,use in (('train',train), ('valid',valid)):
             if use: check_dl(self.dls, split)
-        if train: check_params(self.model)
+        plain = type(self).get_loss is Learner.get_loss and type(self).step is Learner.step
+        if train: check_params(self.model, loss_fn=self.loss_fn if plain else None)
         return epochs,valid,lr
 
     def _set_opt(self, lr, keep_opt):
@@ -173,7 +203,8 @@ class Learner(Publisher):
             split = 'train' if self.training else 'valid'
             raise ValueError(f"dls.{split} gave no batches: is the stream empty, or used up?")
         loss,mode = self.mean_loss.compute(),'train' if self.training else 'eval'
-        self.history.append(dict(epoch=self.epoch, mode=mode, loss=loss, seconds=seconds, samples=self.mean_loss.n))
+        row = dict(epoch=self.epoch, mode=mode, loss=loss) | {k: m.compute() for k,m in self.part_means.items()}
+        self.history.append(row | dict(seconds=seconds, samples=self.mean_loss.n))
 
     @property
     def subs(self):
@@ -184,31 +215,15 @@ class Learner(Publisher):
         if self.fitting: _fixed()
         self._subs = subs
 
-    def plot_losses(self,
-        ax=None, # Matplotlib axes to draw on; `None` makes new ones
-        *, log=False # A logarithmic scale for the losses?
-    ):
-        """Plot the losses of training and validation, pass by pass, over all fits so far; the best validation is
-        marked. Epochs are counted from 0. Returns the axes; raises `ValueError` before the first fit."""
-        import matplotlib.pyplot as plt
-        if not self.history: raise ValueError("there is no history to plot: fit first")
-        ax = plt.subplots(figsize=(6,3.6))[1] if ax is None else ax
-        for mode,label,style in (('train','train','.-'), ('eval','valid','.--')):
-            if losses := [r['loss'] for r in self.history if r['mode']==mode]: ax.plot(losses, style, label=label)
-        if (best := min((l for l in losses if l==l), default=None)) is not None:
-            n = losses.index(best)
-            ax.scatter(n, best, s=90, fc='none', ec='C3', label=f'best: epoch {n}', zorder=3)
-        ax.set(xlabel='epoch', ylabel='loss', yscale='log' if log else 'linear')
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend()
-        ax.grid(alpha=.3)
-        return ax
-
     # What lives in other rooms; each is imported when it is called
-    def validate(self)->dict:
-        "One pass over the validation data: a row of numbers. Changes nothing. See `nntrain.predict.validate`."
+    def validate(self, dl=None)->dict:
+        "One pass over the validation data, or `dl`: a row of numbers. Changes nothing. See `nntrain.predict.validate`."
         from nntrain.predict import validate
-        return validate(self)
+        return validate(self, dl)
+    def plot_losses(self, ax=None, *, log=False):
+        "Plot the losses of all passes so far; returns the axes. See `nntrain.predict.plot_losses`."
+        from nntrain.predict import plot_losses
+        return plot_losses(self, ax, log=log)
     def lr_find(self, start_lr=1e-5, mult=1.25, plot=True):
         "Try growing learning rates and suggest one. Changes nothing. See `nntrain.predict.lr_find`."
         from nntrain.predict import lr_find
@@ -319,7 +334,7 @@ def no_trace(
     modules = model.modules() if hasattr(model, 'modules') else [model]
     modes = [(m, m.training) for m in modules if hasattr(m, 'training')]
     added = [FirstPassS(), *([] if any(isinstance(s, NaNStopS) for s in (*own, *subs)) else [NaNStopS(every=0)])]
-    learn.subs = _FitSubs([*added, *own, *subs])
+    learn.subs,learn._frozen = _FitSubs([*added, *own, *subs]),frozen_modules(model)
     learn.listeners,learn.epoch,learn.batch_idx,learn.fitting = Listeners(learn.subs),0,-1,True
     for p in model.parameters(): p.grad = None
     try: yield
@@ -329,7 +344,7 @@ def no_trace(
         learn.fitting = False
         learn.subs = own
         del learn.listeners
-        for k in {'preds', 'loss'} & vars(learn).keys(): # lets go of their graphs
+        for k in {'preds', 'loss', 'parts', '_targets'} & vars(learn).keys(): # lets go of their graphs
             setattr(learn, k, map_tensors(torch.Tensor.detach, vars(learn)[k]))
         for m,mode in modes: m.training = mode
         for p in model.parameters(): p.grad = None
