@@ -42,7 +42,7 @@ test-py: $(STAMP)
 lint: $(STAMP)
 	@echo "== ruff"
 	@$(BIN)/ruff check nntrain tests bench tools setup.py
-	@$(BIN)/ruff check --select F821,F811,E9 nbs
+	@$(BIN)/ruff check --select F821,E9 nbs
 
 sync: $(STAMP)
 	@echo "== notebooks clean and in step with the modules"

@@ -8,7 +8,7 @@ __all__ = ['Stats', 'DataLoaders', 'BatchKey', 'hf_ds_collate_fn', 'inplace', 'c
 
 # %% ../nbs/14_dataloaders.ipynb #1ac6a2af
 from collections import namedtuple
-from functools import cached_property,partial
+from functools import partial
 from inspect import signature
 import numpy as np, torch
 from torch.utils.data import ConcatDataset,DataLoader,IterableDataset,Subset
@@ -146,10 +146,11 @@ class DataLoaders:
         test=None # A third one, or a function that makes it
     ): self.train,self.valid,self._test = train,valid,test
 
-    @cached_property
+    @property
     def test(self):
         "The loader of the test data, made when it is asked for; `None` if there are none"
-        return self._test() if callable(self._test) else self._test
+        if callable(self._test): self._test = self._test()
+        return self._test
 
     @classmethod
     def from_datasets(cls,

@@ -53,9 +53,7 @@ class Learner(Publisher):
             next(self.iter_preds(self.dls.train if train else self.dls.valid))
         with no_trace(self, subs):
             self.n_epochs,self.epochs,self.trains = epochs,range(epochs),train
-            if train:
-                self._set_opt(lr, keep_opt)
-                check_opt(self.opt, None if keep_opt else lr, type(self).step is Learner.step)
+            if train: self._set_opt(lr, keep_opt)
             self._fit(train, valid)
 
     @PublishEvents('fit')
@@ -169,15 +167,11 @@ class Learner(Publisher):
 
     def _set_opt(self, lr, keep_opt):
         "Make the optimizer of this fit, or keep the last one and give it `lr`"
-        if 'lr' in getattr(self.optim_class, 'keywords', ()):
-            raise TypeError("optim_class has an lr already, but the learner gives it one: leave it out, "
-                            "partial(SGD, momentum=0.9), and write Learner(..., lr=0.1) or fit(lr=0.1)")
         if made := not keep_opt or self.opt is None:
             self.opt = self.optim_class(self.model.parameters(), lr)
             self.shares,self.seen_params = [],[]
-        groups = getattr(self.opt, 'param_groups', None)
-        if not groups:
-            raise TypeError(f"optim_class must make one optimizer with param_groups, not {type(self.opt).__name__}")
+        check_opt(self.opt, lr if made else None, type(self).step is Learner.step)
+        groups = self.opt.param_groups
         base = lr if made else self.fit_lr
         self.shares += [g['lr']/base if base else 1. for g in groups[len(self.shares):]]
         self._new_params(groups)

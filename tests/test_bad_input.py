@@ -44,6 +44,19 @@ class Raises(Subscriber):
     def oops(self, learn): raise LookupError('oops')
 class Foreign(SGD):
     def __init__(self, params, lr): super().__init__([nn.Parameter(torch.zeros(1))], lr)
+def sampled(**kwargs): return DataLoaders.from_datasets([(x[i], y[i]) for i in range(64)], None, 16, **kwargs)
+class Odd:
+    "A metric that wants probabilities of one class"
+    def reset(self): pass
+    def update(self, preds, y): return (preds.squeeze(1)-y[:, None, None]).expand(3)
+    def compute(self): return 0
+class Tail(nn.Module):
+    def __init__(self, f): super().__init__(); self.net,self.f = net(),f
+    def forward(self, x): return self.f(self.net(x))
+def nan_at(i): z = x.clone(); z[i] = math.nan; return z
+def label_at(i, v): z = y.clone(); z[i] = v; return z
+def ragged(): return SimpleNamespace(train=[(x[:16], y[:16]), (x[16:32], y[16:30])], valid=None)
+
 BEFORE,LATER = True,False # the first step
 CASES = {
     'empty data':              (lambda tmp: fit(dls=SimpleNamespace(train=[], valid=[])), ValueError, ['dls.train has no batches', 'smaller batch_size'], BEFORE),

@@ -192,7 +192,7 @@ def test_a_look_changes_nothing(n_workers):
 def test_a_pass_left_in_the_middle_counts():
     make = lambda: DataLoaders.from_datasets(Noisy(), None, 8, seed=5)
     ref = make()
-    first,second = batches(ref.train),batches(ref.train)
+    _,second = batches(ref.train),batches(ref.train)
     dls = make()
     for i,b in enumerate(dls.train):
         if i==1: break

@@ -230,7 +230,7 @@ def test_early_stopping_on_nan():
         def validate_one_step(self, data): loss, metrics = super().validate_one_step(data); return loss, metrics
         def monitor_metrics(self, outputs, targets): return dict(x=math.nan)
         def forward(self, features, targets=None): return super().forward(features, targets)[:2]
-    m, stop = net(Nan), EarlyStopping('valid_x', patience=2)
+    m, stop = net(Nan), EarlyStopping('valid_x', patience=2, mode='min')
     m.fit(Points(), Points(20, 1), epochs=9, callbacks=[stop], **kw)
     assert (m.current_epoch, stop.best) == (2, None)
 
