@@ -41,6 +41,7 @@ def divisor(
     if f not in (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss.forward, nn.NLLLoss.forward): return None
     weight,ignored = kw.get('weight'),kw.get('ignore_index', -100)
     def count(y):
+        if weight is None and ignored < 0 and y.is_cpu and y.numel() and y.min().item() >= 0: return y.numel()
         counts = y!=ignored
         return counts.count_nonzero() if weight is None else (weight[y.where(counts, 0)]*counts).sum()
     return count
