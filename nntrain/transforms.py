@@ -7,6 +7,7 @@ __all__ = ['with_column', 'seeded_on', 'AugmentS', 'NormalizationS']
 
 # %% ../nbs/31_transforms.ipynb #b3edaa48
 from contextlib import contextmanager,nullcontext
+from copy import copy
 import torch
 from .checks import whole
 from .core import columns
@@ -24,7 +25,9 @@ def with_column(
     if isinstance(batch, tuple) and hasattr(batch, '_fields'): return batch._replace(**{batch._fields[i]: x})
     if isinstance(batch, (list, tuple)): return type(batch)(x if j==i else o for j,o in enumerate(batch))
     if isinstance(batch, torch.Tensor) or not hasattr(batch, 'values'): return x
-    return type(batch)({k: x if j==i else o for j,(k,o) in enumerate(batch.items())})
+    res = copy(batch) # a subclass may want other arguments, and have attributes of its own
+    res[list(batch)[i]] = x
+    return res
 
 # %% ../nbs/31_transforms.ipynb #c44e1b90
 @contextmanager
