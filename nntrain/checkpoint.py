@@ -36,7 +36,7 @@ class CheckpointFolder:
     def __init__(self,
         dir:str|Path, # The folder
         keep:int=3 # How many of the newest to keep
-    ): self.dir,self.keep,self.n = Path(dir),checks.whole('keep', keep, 1),0
+    ): self.dir,self.keep,self.n = Path(dir).expanduser(),checks.whole('keep', keep, 1),0
 
     def files(self, match=_name)->list:
         "The checkpoints in the folder, newest first"
@@ -170,7 +170,8 @@ class CheckpointS(Subscriber):
             raise ValueError("every must be 'epoch', a whole number of training batches (100) or a number of seconds "
                              f"(60.), not {every!r}")
         if monitor is not None: checks.monitor(monitor)
-        self.dir,self.folder,self.signals,self.fits = Path(dir),CheckpointFolder(dir, keep),StopSignals(grace),0
+        self.folder,self.signals,self.fits = CheckpointFolder(dir, keep),StopSignals(grace),0
+        self.dir = self.folder.dir
         self.every,self.monitor,self.resume = every,monitor,resume
         self.sign = dict(min=-1, max=1)[checks.choice('mode', mode, ('min', 'max'))]
 

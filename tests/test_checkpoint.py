@@ -215,3 +215,9 @@ def test_nan_after_a_resume_goes_back_to_the_resumed_weights(tmp_path):
         with pytest.raises(FloatingPointError, match='back at the beginning of the fit'): second.fit(2, valid=False, subs=[CheckpointS(tmp_path)])
     assert torch.equal(second.model.weight, first.model.weight) and not torch.equal(learner(1).model.weight, first.model.weight)
     assert torch.equal(*(o.opt.state_dict()['state'][0]['momentum_buffer'] for o in (first, second)))
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path)); monkeypatch.setenv('USERPROFILE', str(tmp_path)); monkeypatch.chdir(tmp_path)
+    learn = quiet([CheckpointS('~/run')], 1)
+    learn.save('~/w.pt'); learn.load('~/w.pt')
+    assert sorted(p.name for p in tmp_path.iterdir())==['run', 'w.pt'] and (tmp_path/'run'/'checkpoint-000001.pt').is_file()

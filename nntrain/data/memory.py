@@ -159,7 +159,7 @@ def decode(
     names = ds.format['columns'] or ds.column_names
     what = repr((names, sorted(masks), _files(ds, names)))
     key = f"{ds._fingerprint}-{hashlib.sha1(what.encode(), usedforsecurity=False).hexdigest()[:16]}"
-    folder = Path(cache_dir)/f'{key}-v1' if cache_dir else None
+    folder = Path(cache_dir).expanduser()/f'{key}-v1' if cache_dir else None
     res = _alive.get(key)
     if res is None and folder and folder.is_dir(): res = _load(names, len(ds), folder)
     if res is None: res = Columns({k: _decode_column(ds, k, split, k in masks) for k in names})

@@ -33,7 +33,7 @@ def replacing(
 ):
     """Context manager: write to the file name that the block gets. It becomes `path` after the block, in one step.
     Raises `OSError` that names the path. Whatever is raised, an old file is intact and no temporary file stays."""
-    names = [Path(p) for p in (copy, path) if p]
+    names = [Path(p).expanduser() for p in (copy, path) if p]
     tmps = [p.with_name(f'.{p.name}.tmp') for p in names]
     try:
         yield tmps[-1]
@@ -130,7 +130,7 @@ def read_file(
 ):
     """What `write_file` wrote, with its tensors on the CPU.
     Raises `BadCheckpoint` with the reason if it isn't as it was written, or holds code."""
-    try: data = Path(path).read_bytes()
+    try: data = Path(path).expanduser().read_bytes()
     except OSError as e: raise BadCheckpoint(f"it can't be read ({e.strerror})") from e
     if not data: raise BadCheckpoint("it is empty")
     try: whole = _whole(data, foreign)
@@ -219,7 +219,7 @@ def read_state(
 )->dict:
     """The dict in a file of weights, on the CPU.
     Raises `FileNotFoundError`, or `BadCheckpoint` that names file and reason."""
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file(): raise FileNotFoundError(f"path: there is no file {str(path)!r} to load weights from")
     load = _safetensors().load_file if path.suffix=='.safetensors' else lambda f: read_file(f, foreign=True)
     try: state = load(path)
