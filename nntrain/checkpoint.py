@@ -162,7 +162,7 @@ class CheckpointS(Subscriber):
         every:str|int|float='epoch', # When to save: `'epoch'`, or after training batches (`100`) or seconds (`60.`)
         keep:int=3, # How many of the newest to keep
         monitor:str=None, # `valid_` or `train_` and a column of the history: the best epoch is kept as `best.pt`
-        mode:str='min', # Is the lowest value the best (`'min'`) or the highest (`'max'`)?
+        mode:str=None, # Is the lowest value the best (`'min'`) or the highest (`'max'`)? `None` goes by the name
         *, resume:bool=True, # Continue what is in `dir`? If not, its checkpoints are moved to a folder `old-1` in it
         grace:float=4. # Seconds that SIGTERM waits for a batch to end, so that the run can be saved
     ):
@@ -173,7 +173,7 @@ class CheckpointS(Subscriber):
         self.folder,self.signals,self.fits = CheckpointFolder(dir, keep),StopSignals(grace),0
         self.dir = self.folder.dir
         self.every,self.monitor,self.resume = every,monitor,resume
-        self.sign = dict(min=-1, max=1)[checks.choice('mode', mode, ('min', 'max'))]
+        self.sign = dict(min=-1, max=1)[checks.better(monitor or 'loss', mode)]
 
     def before_fit(self, learn):
         self.active = bool(learn.trains) and not searching(learn)

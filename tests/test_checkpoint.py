@@ -221,3 +221,10 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     learn = quiet([CheckpointS('~/run')], 1)
     learn.save('~/w.pt'); learn.load('~/w.pt')
     assert sorted(p.name for p in tmp_path.iterdir())==['run', 'w.pt'] and (tmp_path/'run'/'checkpoint-000001.pt').is_file()
+
+def test_the_best_goes_by_the_name(tmp_path):
+    "The best accuracy is the highest; a name that says neither needs `mode`"
+    assert [CheckpointS(tmp_path, monitor=m).sign for m in ('valid_loss', 'valid_accuracy', 'train_auroc', None)]==[-1, 1, 1, -1]
+    assert CheckpointS(tmp_path, monitor='valid_x', mode='max').sign==1
+    for bad in (dict(monitor='valid_x'), dict(monitor='valid_loss', mode='most')):
+        with pytest.raises(ValueError, match='mode'): CheckpointS(tmp_path, **bad)
