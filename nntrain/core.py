@@ -76,15 +76,15 @@ def map_tensors(
     "A copy of `x` with `f` applied to every tensor in it. Anything else (strings, numbers, `None`) passes through."
     if isinstance(x, torch.Tensor): return f(x)
     t = type(x)
-    if t is dict: return {k: map_tensors(f, v, other) for k,v in x.items()}
-    if isinstance(x, (dict, UserDict)): # a subclass may want other arguments, and have attributes of its own
-        res = copy(x)
-        for k,v in x.items(): res[k] = map_tensors(f, v, other)
-        return res
     if t is PackedSequence: # its lengths stay on the CPU
         return t(f(x.data), x.batch_sizes, *(o if o is None else f(o) for o in x[2:]))
-    if isinstance(x, tuple) and hasattr(x, '_fields'): return t(*(map_tensors(f, o, other) for o in x))
-    if isinstance(x, (list, tuple)): return t(map_tensors(f, o, other) for o in x)
+    if isinstance(x, (list, tuple)):
+        items = [map_tensors(f, o, other) for o in x]
+        return t(*items) if hasattr(x, '_fields') else t(items)
+    if isinstance(x, (dict, UserDict)):
+        res = {} if t is dict else copy(x) # a subclass may want other arguments, and have attributes of its own
+        for k,v in x.items(): res[k] = map_tensors(f, v, other)
+        return res
     return other(x) if other else x
 
 # %% ../nbs/00_core.ipynb #67159562

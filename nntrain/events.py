@@ -117,7 +117,7 @@ class Publisher:
         event:str # Its name, such as `'after_loss'`
     ):
         "Call every listener of `event`, in order"
-        fs = self.listeners[event]
+        if not (fs := self.listeners[event]): return
         try:
             for f in fs: f(self)
         except BaseException as e: _note_event(e, event, f); raise

@@ -144,7 +144,7 @@ class Learner(Publisher):
         y,rows = self._targets,None if self._loader is None else self._loader.n_rows
         if isinstance(y, torch.Tensor) and y.ndim:
             if self._divisor and not y.is_floating_point(): return self._divisor(y)
-            return len(y) if rows is None or rows not in y.shape else rows
+            return y.shape[0] if rows is None or rows not in y.shape else rows
         if rows is not None: return rows
         try: return batch_len(self.batch)
         except ValueError: return batch_len(self.preds)

@@ -274,7 +274,9 @@ class ProgressS(Subscriber):
     def __init__(self,
         plot=False, # Draw live curves of the losses too? (In a notebook; elsewhere use `learn.plot_losses()`)
         *, display:str=None # `'notebook'`, `'terminal'` or `'log'`; `None` finds out
-    ): self.plot,self.display = plot,choice('display', display, ('notebook', 'terminal', 'log', None))
+    ):
+        self.plot,self.display = plot,choice('display', display, ('notebook', 'terminal', 'log', None))
+        if not plot: self.after_batch = None # what isn't needed isn't called
 
     def before_fit(self, learn):
         if learn.quiet: return
@@ -293,7 +295,7 @@ class ProgressS(Subscriber):
         self.bar.comment = LossText(learn)
 
     def after_batch(self, learn):
-        if self.plot and learn.training: self.losses.append(learn.loss.detach())
+        if learn.training: self.losses.append(learn.loss.detach())
 
     def after_epoch(self, learn):
         if learn.quiet: return
