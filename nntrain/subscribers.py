@@ -13,6 +13,7 @@ import torch
 from .checks import choice,instance,number
 from .core import (default_device,n_batches,named_tensors,rng_state,set_rng_state,set_seed,to_cpu,
                           to_device)
+from .data.loader import endless
 from .events import CancelEpochException,CancelFitException,Subscriber
 
 # %% ../nbs/21_subscribers.ipynb #86915e4d
@@ -142,13 +143,6 @@ def snapshot(
     return restore
 
 # %% ../nbs/21_subscribers.ipynb #d0a02031
-def _endless(dl):
-    "The batches of `dl`, over and over; ends if there are none"
-    got = True
-    while got:
-        got = False
-        for b in dl: got = True; yield b
-
 class LRFindS(Subscriber):
     """Multiplies the learning rate at each batch until the loss explodes; then puts everything back. Training only:
     validation is left out. Raises `ValueError` if `mult` isn't above 1; the fit does if its `lr` isn't above 0."""
@@ -168,7 +162,7 @@ class LRFindS(Subscriber):
 
     def before_epoch(self, learn):
         if not learn.training: raise CancelEpochException
-        self.dl,learn.dl = learn.dl,_endless(learn.dl)
+        self.dl,learn.dl = learn.dl,endless(learn.dl)
 
     def after_loss(self, learn):
         self.lrs.append(self.rate)
