@@ -210,8 +210,8 @@ class Learner(Publisher):
     def _record(self, seconds):
         "Add this pass to the history"
         if self.batch is None:
-            raise ValueError(f"dls.{'train' if self.training else 'valid'} gave no batches: is the stream empty, or used "
-                             "up?")
+            raise ValueError(f"dls.{'train' if self.training else 'valid'} gave no batches: is the stream empty, or "
+                             "used up?")
         loss,mode = self.mean_loss.compute(),'train' if self.training else 'eval'
         row = dict(epoch=self.epoch, mode=mode, loss=loss) | {k: m.compute() for k,m in self.part_means.items()}
         self.history.append(row | dict(seconds=seconds, samples=self.mean_loss.n))
