@@ -41,7 +41,9 @@ class Sample:
     ):
         own = type(learn).get_loss is not Learner.get_loss # it may compare anything
         self.learn,self.kind = learn,'own' if own else loss_kind(learn.loss_fn)
-        dls = (getattr(learn.dls, split, None) for split in ('train', 'valid'))
+        dls = [getattr(learn.dls, split, None) for split in ('train', 'valid')]
+        if any(hasattr(dl, '__next__') for dl in dls):
+            raise TypeError("a loader is an iterator, which a look would use up: give one that can be read again")
         self.train,self.valid = ([] if dl is None else first_batches(dl, n) for dl in dls)
         learn.batch = map_tensors(lambda t: t[:32] if t.ndim else t, self.train[0])
         learn.model.train()
@@ -78,6 +80,8 @@ def fit_aside(
     """Context manager: `learn` as at the first batch of a fit that leaves no trace, with the subscribers that may
     prepare a batch. Raises as `aside` does, and what a subscriber raises in `before_fit`."""
     fit = dict(n_epochs=1, epochs=range(1), epoch=0, batch_idx=0, trains=True, training=True, dl=learn.dls.train)
+    modules = learn.model.modules() if hasattr(learn.model, 'modules') else ()
+    kept = [(m, {k: v for k,v in vars(m).items() if k[0]!='_'}) for m in modules]
     with aside(learn, weights=True, quiet=True, **fit):
         try:
             learn.subs = [s for s in learn.subs if isinstance(s, (DeviceS, NormalizationS))
@@ -87,6 +91,9 @@ def fit_aside(
             yield learn
         finally:
             for event in ('cleanup_batch', 'cleanup_fit'): learn.unwind(event)
+            for m,old in kept: # what its forward has counted, or kept
+                for k in [k for k in vars(m) if k[0]!='_' and k not in old]: delattr(m, k)
+                vars(m).update(old)
 
 # %% ../nbs/53_check.ipynb #2c710599
 Finding = namedtuple('Finding', 'what why remedy')
@@ -189,7 +196,11 @@ def check_weighing(
     whole = isinstance(s.y, torch.Tensor) and not s.y.is_floating_point()
     share = float((s.targets(s.train)==-100).float().mean()) if whole else 0
     unweighted = share and s.kind is None and type(s.learn).n_samples is Learner.n_samples
-    return dict(ignored=share > .88 and dict(share=share), unweighted=unweighted, sums=is_sum(s.learn.loss_fn))
+    return dict(ignored=share > .85 and dict(share=share), unweighted=unweighted, sums=is_sum(s.learn.loss_fn))
+
+def _varies(p): # a model may scale its inputs itself
+    p = p.detach().float() if isinstance(p, torch.Tensor) and len(p) > 1 else torch.zeros(2)
+    return float(p.std(0).mean()/p.abs().mean().clamp(min=1e-12))
 
 def _spread(batches):
     x = torch.cat([columns(b)[0].detach().cpu().flatten() for b in batches]).double()
@@ -207,7 +218,7 @@ def check_inputs(
         nan_inputs=not s.x.isfinite().all(),
         scaled_apart=apart and dict(a=a, b=b, c=c, d=d),
         large_inputs=(std > 10 or abs(mean) > 10) and dict(mean=mean, std=std),
-        flat_inputs=std < 1e-3 and dict(std=std))
+        flat_inputs=std < 1e-3 and _varies(s.predict(train=True)) < .01 and dict(std=std))
 
 def check_order(
     s:Sample # What is looked at
@@ -232,8 +243,9 @@ def check_overlap(
 )->dict:
     "More than 5% of the validation rows read that are also among the training rows read"
     train,valid = (list(_input_rows(o, s.learn.n_inp)) for o in (s.train, s.valid))
-    n = sum(row in known for known in [set(train)] for row in valid)
-    return dict(overlap=n > .05*len(valid) and dict(n=n, total=len(valid)))
+    known = set(train)
+    n,again = sum(row in known for row in valid),1-len(known)/max(len(train), 1) # such data repeat themselves
+    return dict(overlap=n > (.05+2*again)*len(valid) and dict(n=n, total=len(valid)))
 
 # %% ../nbs/53_check.ipynb #b8f34217
 _twice = "applied twice it squashes the differences between the classes: the loss can't fall far, and learning is slow"
@@ -300,7 +312,9 @@ def check_modes(
 )->dict:
     "Layers that stay in eval mode while the model is trained"
     s.predict(train=True)
-    off = [name or 'the model' for name,m in s.learn.model.named_modules() if not m.training]
+    def frozen(m): return (ps := list(m.parameters())) and not any(p.requires_grad for p in ps)
+    meant = {o for m in s.learn.model.modules() if frozen(m) for o in m.modules()}
+    off = [name or 'the model' for name,m in s.learn.model.named_modules() if not m.training and m not in meant]
     return dict(eval_layers=off and dict(layers=', '.join(off[:3])))
 
 # %% ../nbs/53_check.ipynb #c629dc87
@@ -310,9 +324,9 @@ SYMPTOMS |= dict(
         "there is nothing to train",
         "model.requires_grad_(True), or unfreeze the last layers"),
     hidden=(
-        "{names}: layers in a list or dict of Python, which torch doesn't see",
-        "their parameters are neither trained nor saved nor moved to the device",
-        "put them into an nn.ModuleList or nn.ModuleDict"),
+        "{n} tensors that need a gradient (shapes {shapes}) aren't parameters of the model",
+        "they are neither trained nor saved nor moved to the device",
+        "put layers into an nn.ModuleList or nn.ModuleDict, not into a list or dict; make them attributes of the model"),
     no_rate=(
         "the learning rate is 0",
         "nothing moves",
@@ -350,14 +364,14 @@ SYMPTOMS |= dict(
 def _free(s): return {k: p for k,p in s.learn.model.named_parameters() if p.requires_grad}
 def _some(names, total): return names and dict(n=len(names), total=total, names=', '.join(names[:3]))
 
-def _hidden(model):
-    "Names of attributes of `model` that hold modules with parameters which `model.parameters()` doesn't give"
-    known = {id(p) for p in model.parameters()}
-    for name,m in model.named_modules():
-        for k,v in vars(m).items():
-            parts = v.values() if isinstance(v, dict) else v if isinstance(v, (list, tuple)) else ()
-            ps = (p for o in parts if isinstance(o, torch.nn.Module) for p in o.parameters())
-            if k[0]!='_' and any(p.requires_grad and id(p) not in known for p in ps): yield f'{name}.{k}'.strip('.')
+def _leaves(loss):
+    "The tensors that need a gradient and that `loss` was computed from"
+    todo,seen = [loss.grad_fn],{None}
+    while todo:
+        if (f := todo.pop()) in seen: continue
+        seen.add(f)
+        todo += [o for o,_ in f.next_functions]
+        if hasattr(f, 'variable'): yield f.variable
 
 def check_optimizer(
     s:Sample # What is looked at
@@ -366,8 +380,11 @@ def check_optimizer(
     optimizer of the learner has"""
     groups = [g for o in vars(s.learn).values() for g in getattr(o, 'param_groups', ())] # of a second optimizer, too
     own,free = {id(p) for g in groups for p in g['params']},_free(s)
-    hidden,rates = list(_hidden(s.learn.model)),[g['lr'] for g in groups if 'lr' in g]
-    return dict(frozen=not free, hidden=hidden and dict(names=', '.join(hidden)), no_rate=rates and not any(rates),
+    known = own | {id(p) for m in (s.learn.model, s.learn.loss_fn) if hasattr(m, 'parameters') for p in m.parameters()}
+    hidden = [tuple(p.shape) for p in _leaves(s.loss()) if id(p) not in known]
+    rates = [g['lr'] for g in groups if 'lr' in g]
+    return dict(frozen=not free, hidden=hidden and dict(n=len(hidden), shapes=', '.join(map(str, hidden[:3]))),
+                no_rate=rates and not any(rates),
                 left_out=_some([k for k,p in free.items() if own and id(p) not in own], len(free)))
 
 def check_start(
@@ -413,7 +430,8 @@ def check_learning(
     start = {k: p.detach().clone() for k,p in free.items()}
     losses = overfit(s)
     first,last,n = losses[0],losses[-1],len(s.x) if isinstance(s.x, torch.Tensor) else 'a few'
-    bad = last > .5*first and last > .05 and all(p.isfinite().all() for p in free.values())
+    xs,xys = (len(set(_input_rows([s.batch], s.learn.n_inp-i))) for i in (1, 0)) # the same input with two targets?
+    bad = last > .5*first and last > .05 and xs in (1, xys) and all(p.isfinite().all() for p in free.values())
     return dict(
         unconnected=_some([k for k,p in free.items() if torch.equal(p, start[k])], len(free)),
         no_overfit=bad and dict(n=n, first=first, last=last, steps=len(losses)-1))
