@@ -326,7 +326,7 @@ SYMPTOMS |= dict(
     hidden=(
         "{n} tensors that need a gradient (shapes {shapes}) aren't parameters of the model",
         "they are neither trained nor saved nor moved to the device",
-        "put layers into an nn.ModuleList or nn.ModuleDict, not into a list or dict; make them attributes of the model"),
+        "make them attributes of the model: layers in an nn.ModuleList or nn.ModuleDict, not in a list or dict"),
     no_rate=(
         "the learning rate is 0",
         "nothing moves",
@@ -430,7 +430,8 @@ def check_learning(
     start = {k: p.detach().clone() for k,p in free.items()}
     losses = overfit(s)
     first,last,n = losses[0],losses[-1],len(s.x) if isinstance(s.x, torch.Tensor) else 'a few'
-    xs,xys = (len(set(_input_rows([s.batch], s.learn.n_inp-i))) for i in (1, 0)) # the same input with two targets can't be learned
+    # the same input with two targets can't be learned by heart
+    xs,xys = (len(set(_input_rows([s.batch], s.learn.n_inp-i))) for i in (1, 0))
     bad = last > (.5 if xs==xys else .8)*first and last > .05 and all(p.isfinite().all() for p in free.values())
     return dict(
         unconnected=_some([k for k,p in free.items() if torch.equal(p, start[k])], len(free)),
