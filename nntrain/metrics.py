@@ -8,26 +8,25 @@ __all__ = ['class_counts', 'Accuracy', 'Dice']
 # %% ../nbs/34_metrics.ipynb #50f3cbd7
 import torch
 
-# %% ../nbs/34_metrics.ipynb #d85f7664
+# %% ../nbs/34_metrics.ipynb #2156d495
 def class_counts(
-    preds:torch.Tensor, # A number for each class, in dimension 1 or the last one; or one for each yes or no
+    preds:torch.Tensor, # A number for each class, in dimension `dim`; or one for each yes or no
     targets:torch.Tensor, # The number of the true class; or 1 for yes and 0 for no
     ignore_index:int=-100, # Targets that don't count
     *, first:int=0, # The first class that counts; 1 leaves out class 0
     threshold:float=0., # What is above means yes: 0 for logits, 0.5 for probabilities
-    dim:int=None # Where the classes are; `None`: the shapes tell
+    dim:int=1 # Where the classes are: 1 as for cross entropy, -1 for the last dimension
 )->torch.Tensor:
     """(3, classes): how often each class was predicted and true, true, predicted; yes is class 1, no is class 0. Raises
-    `ValueError` if the shapes don't fit, or fit in two ways."""
-    n,known = preds.ndim,targets!=ignore_index
-    dims = [d for d in ({1, n-1} if dim is None else {dim%n})
-            if n==targets.ndim+1 > 1 and preds.select(d, 0).shape==targets.shape]
-    if preds.shape!=targets.shape and len(dims)!=1 or not preds.is_floating_point():
-        raise ValueError(f"predictions of shape {tuple(preds.shape)} ({preds.dtype}) and targets of shape "
-                         f"{tuple(targets.shape)}: expected floats (N, classes, ...) or (N, ..., classes) for targets "
-                         f"(N, ...), or one yes or no for each target; if both fit, say which: dim=1 or dim=-1")
-    n_classes = preds.shape[dims[0]] if dims else 1
-    guess,true = ((preds.argmax(dims[0]), targets) if n_classes > 1 else
+    `ValueError` if the shapes don't fit."""
+    known,yes_no = targets!=ignore_index,preds.shape==targets.shape
+    has_classes = preds.ndim==targets.ndim+1 > 1 and preds.select(dim, 0).shape==targets.shape
+    if not (yes_no or has_classes) or not preds.is_floating_point():
+        raise ValueError(f"predictions of shape {tuple(preds.shape)} ({preds.dtype}) don't fit targets of shape "
+                         f"{tuple(targets.shape)}: with dim={dim} there must be floats for the classes in dimension "
+                         f"{dim} and otherwise the same shape, or one float for each target. dim=-1: the last one")
+    n_classes = 1 if yes_no else preds.shape[dim]
+    guess,true = ((preds.argmax(dim), targets) if n_classes > 1 else
                   (preds.reshape(targets.shape) > threshold, targets > .5))
     right,zeros = (guess==true)&known,torch.zeros(max(n_classes, 2), dtype=torch.int64, device=preds.device)
     return torch.stack([zeros.scatter_add(0, o.where(known, 0).flatten().long(), which.flatten().long())
