@@ -220,6 +220,7 @@ def check_inputs(
         large_inputs=(std > 10 or abs(mean) > 10) and dict(mean=mean, std=std),
         flat_inputs=std < 1e-3 and _varies(s.predict(train=True)) < .01 and dict(std=std))
 
+# %% ../nbs/53_check.ipynb #dbe53a02
 def check_order(
     s:Sample # What is looked at
 )->dict:

@@ -127,6 +127,7 @@ def _make_like(like, ds, collate_fn, split, **kwargs):
     _same_classes(like, ds, split)
     return _make_loader(ds, collate_fn=_collating(ds, like, collate_fn), split=split, **kwargs)
 
+# %% ../nbs/14_dataloaders.ipynb #dbe14a02
 def _splits(dd):
     "The names of the training and the validation split of `dd`"
     if not hasattr(dd, 'keys'):
