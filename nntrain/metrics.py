@@ -8,7 +8,7 @@ __all__ = ['class_counts', 'Accuracy', 'Dice']
 # %% ../nbs/34_metrics.ipynb #50f3cbd7
 import torch
 
-# %% ../nbs/34_metrics.ipynb #2156d495
+# %% ../nbs/34_metrics.ipynb #596e9b24
 def class_counts(
     preds:torch.Tensor, # A number for each class, in dimension `dim`; or one for each yes or no
     targets:torch.Tensor, # The number of the true class; or 1 for yes and 0 for no
@@ -26,7 +26,7 @@ def class_counts(
                          f"{tuple(targets.shape)}: with dim={dim} there must be floats for the classes in dimension "
                          f"{dim} and otherwise the same shape, or one float for each target. dim=-1: the last one")
     n_classes = 1 if yes_no else preds.shape[dim]
-    guess,true = ((preds.argmax(dim), targets) if n_classes > 1 else
+    guess,true = ((preds.max(dim).indices, targets) if n_classes > 1 else # argmax is ten times slower
                   (preds.reshape(targets.shape) > threshold, targets > .5))
     right,zeros = (guess==true)&known,torch.zeros(max(n_classes, 2), dtype=torch.int64, device=preds.device)
     return torch.stack([zeros.scatter_add(0, o.where(known, 0).flatten().long(), which.flatten().long())
