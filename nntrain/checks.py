@@ -308,8 +308,8 @@ def _about_inputs(x, y, model, e):
     if p is not None and t.dtype!=p.dtype and (_numeric(t) or t.dtype==torch.uint8):
         return (f"the input is {t.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate "
                 f"function or model.to({t.dtype})")
-    table = isinstance(layer, torch.nn.Embedding)
-    if not table and isinstance(y, torch.Tensor) and not _numeric(x) and _numeric(y) and y.ndim > x.ndim:
+    embedded = isinstance(layer, torch.nn.Embedding) or not isinstance(y, torch.Tensor)
+    if not embedded and not _numeric(x) and _numeric(y) and y.ndim > x.ndim:
         return (f"the first column, the input, holds whole numbers of shape {tuple(x.shape)}, the one after it floats "
                 f"of shape {tuple(y.shape)}: if that is the wrong way round, change their order, "
                 "dd.select_columns(['image','label'])")
@@ -333,11 +333,10 @@ def loss_kind(
 def _about_targets(preds, y, kind, e=None):
     "What is wrong with predictions and targets"
     shapes = f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}"
-    same,whole_y,by_class = preds.shape==y.shape,not _numeric(y),preds.ndim > 1 and y.ndim==preds.ndim-1
-    by_class = by_class and kind not in ('numbers', 'logits', 'probs')
+    same,whole_y = preds.shape==y.shape,not _numeric(y)
+    by_class = preds.ndim > 1 and y.ndim==preds.ndim-1 and kind not in ('numbers', 'logits', 'probs')
     seen = y[y!=-100] if by_class and whole_y and y.dtype!=torch.bool else y[:0] # cross entropy ignores -100
-    low,top = (int(o) for o in seen.aminmax()) if seen.numel() else (0,0)
-    n = preds.shape[1] if by_class else 0
+    n,(low,top) = preds.shape[1] if by_class else 0,map(int, seen.aminmax()) if seen.numel() else (0,0)
     cases = (
         (preds.ndim and y.ndim and len(preds)!=len(y),
          f"the model returned {len(preds) if preds.ndim else 1} predictions (shape {tuple(preds.shape)}) for "
@@ -363,7 +362,8 @@ def _about_targets(preds, y, kind, e=None):
          f"labels run from {low} to {top}, but the model has {n} outputs, which means 0 to {n-1}: give it {top+1} "
          "outputs, or renumber the labels"),
         (kind and not by_class and not same,
-         f"{shapes}: change the last layer of the model, or the targets in the collate function, to what loss_fn wants"))
+         f"{shapes}: change the last layer of the model, or the targets in the collate function, to what loss_fn "
+         "wants"))
     return next((text for sure,text in cases if sure), None)
 
 def advice(
@@ -375,14 +375,14 @@ def advice(
     one's own"""
     args,kwargs,y = split_batch(learn.batch, learn.n_inp, learn.model)
     x,f = next(iter((*args, *kwargs.values())), None),getattr(learn, 'loss_fn', None)
-    own,kind = getattr(type(learn), 'get_loss', None),'any' if f is None else loss_kind(f)
+    own = not getattr(getattr(type(learn), 'get_loss', None), '__qualname__', 'Learner.').startswith('Learner.')
+    kind = None if own else 'any' if f is None else loss_kind(f)
     if not computed: text = _about_inputs(x, y, learn.model, e)
-    elif not getattr(own, '__qualname__', 'Learner.').startswith('Learner.'): return
     elif not isinstance(learn.preds, torch.Tensor):
         return kind and (
             f"the model returned a {type(learn.preds).__name__}, not a tensor: return the predictions alone, give a "
             "loss_fn that takes it apart, or override get_loss")
-    elif not isinstance(y, torch.Tensor): return
+    elif own or not isinstance(y, torch.Tensor): return
     elif y.device!=learn.preds.device:
         return f"predictions are on {learn.preds.device}, targets on {y.device}: add DeviceS() to the subscribers"
     elif isinstance(x, torch.Tensor) and x.ndim and y.ndim and len(learn.preds)==len(x)!=len(y):
@@ -395,14 +395,13 @@ def annotate(
     learn, # A learner in whose fit it was raised
     e:BaseException # On its way to the caller
 ):
-    """Add a note to `e` that says in which epoch and batch it was raised, and another with advice if it is an error of
-    torch about the batch. Its message stays what it is."""
+    """Add a note to `e` that says in which epoch and batch it was raised, and a line of advice below its message if it
+    is an error of torch about the batch"""
     before,mode = learn.batch_idx < 0,'training' if learn.training else 'validation'
-    kinds = RuntimeError,IndexError,ValueError,TypeError
     add_note(e, f"nntrain: {'before the first' if before else f'in epoch {learn.epoch}, {mode}'} batch"
              + ('' if before else f' {learn.batch_idx}'))
     of_subscriber = any('nntrain: in ' in n and ' of ' in n for n in getattr(e, '__notes__', []))
-    if before or of_subscriber or type(e) not in kinds: return
+    if before or of_subscriber or type(e) not in (RuntimeError, IndexError, ValueError, TypeError): return
     steps,tb = set(),e.__traceback__ # which steps of the learner it passed through
     while tb:
         if tb.tb_frame.f_locals.get('self') is learn: steps.add(tb.tb_frame.f_code.co_name)
@@ -411,4 +410,4 @@ def annotate(
     if not of_torch or not steps & {'predict', 'get_loss', 'backward'}: return
     try: text = advice(learn, e, 'predict' not in steps)
     except Exception: return # an adviser mustn't make things worse
-    if text: add_note(e, f'nntrain: {text}.')
+    if text and len(e.args)==1: e.args = (f'{e.args[0]}\nnntrain: {text}.',)
