@@ -17,20 +17,19 @@ class EMAS(StatefulS):
     """Averages the weights exponentially, validates with the average, and leaves it in the model at the end of a fit.
     Raises `ValueError` on another `decay`."""
     order,state = EarlyStoppingS.order+1,('avg', 'n') # so that early stopping sees the weights that were validated
-    avg,n,trained,model,last,active = None,0,None,None,None,False
+    avg,n,trained,model,last = None,0,None,None,None
     def __init__(self,
         decay:float=0.999 # How much of the average remains at each step; 0.999 looks back over about a thousand steps
     ): self.decay = number('decay', decay, below=1)
 
     def before_fit(self, learn): # the model is on its device by now
-        self.active,self.outer = learn.trains and not searching(learn),sys.exc_info()[1]
-        if not self.active: return
+        if not learn.trains or searching(learn): return
         ps = learn.model.named_parameters()
         self.ps = {k: p for k,p in ps if p.is_floating_point() or p.is_complex()}
-        if learn.model is self.model and self.last is not None and self.last==self.fingerprint():
-            self.cleanup_epoch(learn) # goes on with the weights that were trained
-        else: self.n,self.trained,self.avg = 0,None,{k: p.detach().clone() for k,p in self.ps.items()}
-        self.model = learn.model
+        known = learn.model is self.model and self.last is not None and self.last==self.fingerprint()
+        if not known: self.n,self.avg = 0,{k: p.detach().clone() for k,p in self.ps.items()}
+        elif self.trained: self.copy_to(learn.model, self.trained) # and it goes on
+        self.outer,self.model,self.trained = sys.exc_info()[1],learn.model,None
         self.begin()
 
     def fingerprint(self)->int|None:
@@ -42,7 +41,7 @@ class EMAS(StatefulS):
         self.avg,self.n = {k: state['avg'][k].to(p.device) for k,p in self.ps.items()},state['n']
 
     def after_step(self, learn):
-        if not self.active: return
+        if not self._running: return
         self.n += 1
         decay = min(self.decay, (1+self.n)/(10+self.n))
         get_ema_multi_avg_fn(decay)(list(self.avg.values()), list(self.ps.values()), None)
@@ -54,13 +53,14 @@ class EMAS(StatefulS):
         self.copy_to(learn.model)
 
     def before_epoch(self, learn):
-        if self.active and not learn.training: self.use_average(learn)
+        if self._running and not learn.training: self.use_average(learn)
 
     def after_epoch(self, learn): self.cleanup_epoch(learn) # whatever saves the model now gets its own weights
 
     def cleanup_epoch(self, learn):
-        if self.active and self.trained: self.copy_to(learn.model, self.trained)
-        if self.active: self.trained = None
+        if not self._running: return
+        if self.trained: self.copy_to(learn.model, self.trained)
+        self.trained = None
 
     def cleanup_fit(self, learn):
         if self._running:

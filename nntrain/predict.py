@@ -10,6 +10,7 @@ __all__ = ['aside', 'validate', 'lr_find', 'in_order', 'iter_preds', 'get_preds'
 import warnings
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 import torch
 from torch.utils.data import BatchSampler,SequentialSampler
 from .checks import check_dl
@@ -81,16 +82,15 @@ def lr_find(
     return finder.suggestion
 
 # %% ../nbs/24_predict.ipynb #cdc5fe4b
+def _in_training(f, learn):
+    learn.training = True
+    f(learn)
+    learn.training = False
+
 class _InTraining:
     "Makes `sub` do in predictions what it does in training"
     def __init__(self, sub): self.sub,self.order = sub,sub.order
-    def __getattr__(self, event):
-        f = getattr(self.sub, event)
-        def call(learn):
-            learn.training = True
-            try: f(learn)
-            finally: learn.training = False
-        return call
+    def __getattr__(self, event): return partial(_in_training, getattr(self.sub, event))
 
 def _predict_batch(learn, batch, with_targets, subs):
     "Predictions and targets (or `None`) for `batch` on the CPU; the learner's own `batch` and `preds` stay"
@@ -110,6 +110,7 @@ def _predict_batch(learn, batch, with_targets, subs):
             for k in names: vars(learn).pop(k, None)
             vars(learn).update(kept)
 
+# %% ../nbs/24_predict.ipynb #b7b91391
 def in_order(
     dl # A loader
 ):
@@ -166,7 +167,7 @@ def get_preds(
     preds,targets,rows = map(list, zip(*res))
     return (joined(preds, rows), joined(targets, rows)) if with_targets else joined(preds, rows)
 
-# %% ../nbs/24_predict.ipynb #fd9d72f2
+# %% ../nbs/24_predict.ipynb #7b94ba6e
 _losses = {
     'classes': 'cross_entropy nll_loss multi_margin_loss CrossEntropyLoss NLLLoss MultiMarginLoss',
     'labels': 'binary_cross_entropy binary_cross_entropy_with_logits BCELoss BCEWithLogitsLoss '
@@ -175,6 +176,8 @@ _losses = {
                'SmoothL1Loss HuberLoss PoissonNLLLoss GaussianNLLLoss'}
 _kinds = {name: kind for kind,names in _losses.items() for name in names.split()}
 
+def _loss_name(learn): return getattr(_settings(learn.loss_fn)[0], '__qualname__', '').split('.')[0]
+
 def model_kind(
     learn, # A learner
     preds, # What its model gave for a batch
@@ -182,13 +185,12 @@ def model_kind(
 )->str:
     """What the outputs of the model are: `'classes'` (one per row or pixel), `'labels'` (yes or no for each output), or
     `'numbers'`. By the loss function, else by the targets. Raises `ValueError` if neither tells."""
-    f = _settings(learn.loss_fn)[0] if type(learn).get_loss is Learner.get_loss else None
-    if kind := _kinds.get(getattr(f, '__qualname__', '').split('.')[0]): return kind
+    kind = _kinds.get(_loss_name(learn)) if type(learn).get_loss is Learner.get_loss else None
     p,y = (tuple(getattr(o, 'shape', ())) for o in (preds, targets))
-    dtype = getattr(targets, 'dtype', None)
-    if dtype==torch.bool: return 'labels'
-    if dtype is not None and not dtype.is_floating_point and len(p) > 1 and p[1] > 1 and y in (p[:1]+p[2:], (*p[:1],1)): return 'classes'
-    if dtype is not None and dtype.is_floating_point and ((targets!=0) & (targets!=1)).any(): return 'numbers'
+    dtype = getattr(targets, 'dtype', torch.long)
+    if kind or dtype==torch.bool: return kind or 'labels'
+    if dtype.is_floating_point and ((targets!=0) & (targets!=1)).any(): return 'numbers'
+    if not dtype.is_floating_point and p[1:2] > (1,) and y in (p[:1]+p[2:], (*p[:1],1)): return 'classes'
     raise ValueError(f"predictions of shape {p} and targets of shape {y}, {dtype}: whether these are classes, labels "
                      "or numbers can't be told by the loss function. Say predict_item(item, kind='classes'), 'labels' "
                      "or 'numbers', or use get_preds")
@@ -197,9 +199,8 @@ def gives_logits(
     learn # A learner whose outputs are labels
 )->bool:
     "Are they logits, and not probabilities? By the loss function, or the last layer"
-    name = getattr(_settings(learn.loss_fn)[0], '__qualname__', '').split('.')[0]
     last = [*learn.model.modules()][-1] if hasattr(learn.model, 'modules') else None
-    return name not in ('binary_cross_entropy', 'BCELoss') and not isinstance(last, torch.nn.Sigmoid)
+    return _loss_name(learn) not in ('binary_cross_entropy', 'BCELoss') and not isinstance(last, torch.nn.Sigmoid)
 
 # %% ../nbs/24_predict.ipynb #b56c9357
 def predict_item(

@@ -151,6 +151,7 @@ def item_batch(
     if n_inp>1 and not isinstance(item, dict):
         raise ValueError(f"the model takes {n_inp} columns: give the item as a dict with their names")
     ds,collate = rows_of(_valid(dls))
+    if isinstance(item, np.ndarray): item = item.astype(item.dtype.newbyteorder('='), copy=False) # torch knows no other
     is_bytes = getattr(item, 'dtype', None) in (np.uint8, np.uint16, torch.uint8, torch.uint16) and item.ndim>1
     raw = isinstance(item, (str, Path)) or hasattr(item, 'getbands') or is_bytes
     first = None
@@ -274,19 +275,15 @@ def as_prediction(
         raise ValueError(f"the model's output for one item is {what}, not a number for each class: use get_preds for "
                          "models that don't classify")
     if kind=='numbers': return out
-    one = kind=='labels' and out.numel()==1
-    n = 2 if one else len(out)
-    if names is not None and len(names)!=n:
-        if kind=='classes': raise ValueError(f"the model has {n} outputs, but there are {len(names)} class names: is "
-                                             "it a model for other data?")
-        names = None
-    out = out.float()
+    out,several = out.float(),kind=='labels' and out.numel() > 1
     if kind=='labels': probs = out.sigmoid() if logits else out
     else: probs = out if (out>=0).all() and (out.sum(0)-1).abs().max()<1e-4 else out.softmax(0)
-    if one: probs = torch.stack([1-probs.flatten()[0], probs.flatten()[0]])
-    if probs.ndim>1:
-        index = (probs>.5).long() if kind=='labels' else probs.argmax(0)
-        return Prediction(index, index, probs)
-    index = (probs>.5).nonzero().flatten().tolist() if kind=='labels' and not one else int(probs.argmax())
-    name = names.__getitem__ if names else int
-    return Prediction([name(i) for i in index] if isinstance(index, list) else name(index), index, probs)
+    if not probs.ndim or probs.numel()==1: probs = torch.stack([1-probs.flatten(), probs.flatten()]).flatten()
+    index = (probs>.5).long() if several else probs.argmax(0)
+    if probs.ndim > 1: return Prediction(index, index, probs)
+    if names is None or several and len(names)!=len(probs): names = range(len(probs))
+    if len(names)!=len(probs):
+        raise ValueError(f"the model has {len(probs)} outputs, but there are {len(names)} class names: is it a model "
+                         "for other data?")
+    index = index.nonzero().flatten().tolist() if several else int(index)
+    return Prediction([names[i] for i in index] if several else names[index], index, probs)
