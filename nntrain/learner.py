@@ -233,9 +233,9 @@ class Learner(Publisher):
     lr_find = doorbell('predict.lr_find',
                        "`(start_lr=1e-5, mult=1.25, plot=True)`: try growing rates, suggest one. Changes nothing.")
     iter_preds = doorbell('predict.iter_preds',
-                          "`(dl=None, with_targets=False, subs=())`: the predictions for each batch of `dl`, one by one.")
+                          "`(dl=None, with_targets=False, subs=())`: predictions, batch by batch.")
     get_preds = doorbell('predict.get_preds',
-                         "`(dl=None, with_targets=False, subs=())`: the predictions for all of `dl`, in the order of its data.")
+                         "`(dl=None, with_targets=False, subs=())`: all predictions, in the order of the data.")
     predict_item = doorbell('predict.predict_item',
                             "`(item, kind=None)`: the prediction for a single thing, such as the path of a picture.")
     fit_one_cycle = doorbell('schedule.fit_one_cycle',
