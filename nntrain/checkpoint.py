@@ -11,10 +11,10 @@ from pathlib import Path
 from time import monotonic,perf_counter
 import torch
 from . import checks
-from .core import rng_state,set_rng_state
 from .events import CancelEpochException,Subscriber,batches_of
 from .finite import nan_stop
-from .saving.state import WrappedLoader,data_state,describe,differences,run_state,set_run_state
+from .saving.state import (WrappedLoader,data_state,describe,differences,run_rng,run_state,set_run_rng,
+                                  set_run_state)
 from .saving.files import BadCheckpoint,clean_name,read_file,revived,storable,write_file
 from .subscribers import searching
 
@@ -210,24 +210,24 @@ class CheckpointS(Subscriber):
         s,train = self.state,learn.training
         if learn.epoch < self.at[0] or train and s and self.at[1]=='eval': raise CancelEpochException
         if s:
-            set_run_state(learn, s)
+            set_run_state(learn, s, but=('rng',) if train and self.at[2] else ()) # a pass has it from its beginning
             if not train or not self.at[2]: self.state = None # nothing left to do
         elif train:
             if self.ran: self._between(learn, epoch=learn.epoch)
         self.ran,self.elapsed = True,0.
         if not train:
             self.at = learn.epoch,'eval',0
-            self.before_valid = storable(dict(rng=rng_state(), data=data_state(learn), history=learn.history))
+            self.before_valid = storable(dict(rng=run_rng(learn), data=data_state(learn), history=learn.history))
         watch = self._train_batches if train else self._valid_batches
         learn.dl = WrappedLoader(learn.dl, lambda dl: watch(learn, dl))
 
     def _train_batches(self, learn, dl):
         "The batches of a training pass, from the one that comes next; saves between them"
         s,self.state = self.state,None
-        self.rng_pass,i = (revived(s['rng_pass']), s['at'][2]) if s else (rng_state(), 0)
+        self.rng_pass,i = (revived(s['rng_pass']), s['at'][2]) if s else (run_rng(learn), 0)
         place,first = data_state(learn),i
         skip = 0 if not s else s.get('skip', 0) if {'dls','train'} & set(place) else i
-        if skip: set_rng_state(self.rng_pass) # from the beginning of the pass
+        if skip: set_run_rng(learn, self.rng_pass) # from the beginning of the pass
         with batches_of(dl) as it:
             for _ in range(skip): next(it)
             if s:
