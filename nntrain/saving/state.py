@@ -289,9 +289,9 @@ _changing = 'before_batch','after_predict','after_loss','after_backward','before
 def _subs(learn):
     "The subscribers that make a run what it is, as texts: those with a state or of this library, and yours without one"
     named = _by_name([s for s in learn.subs if type(s).__name__ not in _harmless and getattr(s, 'aside', True)])
-    mine = {k for k,s in named.items() if _has_state(s) or type(s).__module__.startswith('nntrain.')}
     def touches(s): return any(getattr(type(s), e, None) is not getattr(Subscriber, e) for e in _changing)
     touching = {k for k,s in named.items() if touches(s)}
+    mine = {k for k,s in named.items() if _has_state(s) or k in touching and type(s).__module__.startswith('nntrain.')}
     texts = {k: _object(s, 8) for k,s in named.items()}
     return [{k: texts[k] for k in texts if k in keys} for keys in (mine, touching-mine)]
 
@@ -315,7 +315,7 @@ def describe(
     opt,rng,dls = learn.opt,run_rng(learn),_dls(learn)
     groups = [{k: repr(v) for k,v in g.items() if k!='params'} for g in opt.param_groups]
     data = {split: dict(batches=n_batches(dl), batch_size=getattr(dl, 'batch_size', None),
-                        rows=n_batches(getattr(dl, 'dataset', None))) for split,dl in dls.items()}
+                        rows=n_batches(rows_of(dl)[0])) for split,dl in dls.items()}
     rows = {split: _rows(dl) for split,dl in dls.items()}
     set_run_rng(learn, rng)
     sizes,modules = [len(g['params']) for g in opt.param_groups],getattr(learn.model, 'named_modules', dict().items)
@@ -325,8 +325,9 @@ def describe(
     shapes = {k: f'{tuple(v.shape)} {v.dtype}' for k,v in weights(learn.model).items() if isinstance(v, torch.Tensor)}
     return dict(model=shapes, data=data,
                 optimizer=dict(name=type(opt).__name__, sizes=sizes, groups=groups if not opt.state else None),
-                subscribers=subs, touching=touching, loss=as_text(learn.loss_fn), validation=getattr(learn, 'validates', None), rows=rows,
-                layers=layers, metrics=metrics, seeds={k: getattr(dl, 'seed', None) for k,dl in dls.items()},
+                subscribers=subs, touching=touching, loss=as_text(learn.loss_fn), rows=rows,
+                validation=getattr(learn, 'validates', None), layers=layers, metrics=metrics,
+                seeds={k: getattr(dl, 'seed', None) for k,dl in dls.items()},
                 frozen=as_text([k for k,p in _named(learn, 'parameters').items() if not p.requires_grad]),
                 versions=dict(torch=str(torch.__version__), nntrain=import_module('nntrain').__version__))
 
