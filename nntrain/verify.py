@@ -7,6 +7,7 @@ __all__ = ['first_difference', 'StopAfterS', 'ResumeReport', 'verify_resume']
 
 # %% ../nbs/43_verify.ipynb #389b86ac
 import random,tempfile
+from contextlib import contextmanager,nullcontext
 from copy import copy,deepcopy
 from dataclasses import dataclass
 from itertools import islice
@@ -127,6 +128,14 @@ def _cause(straight, resumed, again, learn):
             "module, a global variable")
 
 # %% ../nbs/43_verify.ipynb #2f76766c
+@contextmanager
+def _advising():
+    try: yield
+    except Exception as e:
+        add_note(e, "nntrain: verify_resume trains copies. If something knows the learner's own model, give it a "
+                    "function that makes a new learner, make=...")
+        raise
+
 def verify_resume(
     learn, # A learner
     steps:int=None, # Training batches to run; `None`: 20, with passes of at most 13, so that one comes to its end
@@ -151,11 +160,7 @@ def verify_resume(
             new.quiet,new.subs = True,[*quiet, *[_ShortS(n)][:short]]
             set_rng_state(rng)
             for p in new.model.parameters() if rng is other else (): p.data.add_(1) # as a new process would have others
-            try: new.fit(epochs, subs=[stopper, *subs])
-            except Exception as e:
-                if not make: add_note(e, "nntrain: verify_resume trains copies. If something knows the learner's own "
-                                         "model, give it a function that makes a new learner, make=...")
-                raise
+            with nullcontext() if make else _advising(): new.fit(epochs, subs=[stopper, *subs])
             return stopper,new
         straight,copied = run(steps)
         if straight.state is None:

@@ -1,4 +1,5 @@
 "The same script or a clear no: what a resumed run takes back, and which changes of the script it refuses"
+import pickle
 from functools import partial
 from types import SimpleNamespace
 import pytest, torch
@@ -158,3 +159,10 @@ def test_a_metric_may_know_the_learner(tmp_path):
     whole.fit(3)
     assert same(whole, resumed(tmp_path, dict(cls=WithMetric), dict(cls=WithMetric), 7)) is None
     assert max(f.stat().st_size for f in tmp_path.glob('*.pt')) < 200_000
+
+def test_a_learner_can_be_pickled_after_a_fit(tmp_path):
+    l = learner()
+    l.fit(1, subs=[CheckpointS(tmp_path)])
+    copy = pickle.loads(pickle.dumps(l))
+    for o in (l, copy): set_seed(1); o.fit(1)
+    assert same(l, copy) is None

@@ -302,8 +302,9 @@ def _rows(dl):
     if hasattr(ds, '_fingerprint') and hasattr(ds, '__getitem__'): # of Hugging Face: what needn't be decoded
         names = [k for k,f in ds.features.items() if type(f).__name__ in ('Value', 'ClassLabel')]
         what = names and ds.with_format(None).select_columns(names)[range(0, len(ds), max(1, len(ds)//1000))]
-    row = seeded(0)(lambda: as_text(copy.copy(ds)[0]))
-    with suppress(Exception): first = text if (text := row())==row() else None # it may not be the same twice
+    row = seeded(0)(lambda ds: as_text(ds[0]))
+    with suppress(Exception): # the twin may count what is read
+        first = text if (text := row(twin := copy.copy(ds)))==row(twin) else None
     order = as_text([getattr(dl, k, None) for k in ('sampler', 'batch_sampler')])
     return dict(order=order, collate=as_text(collate), data=as_text(what), first=first)
 
