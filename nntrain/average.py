@@ -6,7 +6,7 @@
 __all__ = ['EMAS']
 
 # %% ../nbs/33_average.ipynb #b7c3e26e
-import torch
+import sys,torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from .checks import number
 from .schedule import EarlyStoppingS,StatefulS
@@ -14,20 +14,23 @@ from .subscribers import searching
 
 # %% ../nbs/33_average.ipynb #70e21d5a
 class EMAS(StatefulS):
-    "Averages the weights exponentially, and validates with the average. Raises `ValueError` on another `decay`."
+    """Averages the weights exponentially, validates with the average, and leaves it in the model at the end of a fit.
+    Raises `ValueError` on another `decay`."""
     order,state = EarlyStoppingS.order+1,('avg', 'n') # so that early stopping sees the weights that were validated
-    avg,n,backup,model,last,active = None,0,None,None,None,False
+    avg,n,trained,model,last = None,0,None,None,None
     def __init__(self,
         decay:float=0.999 # How much of the average remains at each step; 0.999 looks back over about a thousand steps
     ): self.decay = number('decay', decay, below=1)
 
     def before_fit(self, learn): # the model is on its device by now
-        self.active,ps = not searching(learn),learn.model.named_parameters()
+        if not learn.trains or searching(learn): return
+        ps = learn.model.named_parameters()
         self.ps = {k: p for k,p in ps if p.is_floating_point() or p.is_complex()}
-        if learn.model is not self.model or self.last is None or self.last!=self.fingerprint():
-            self.model,self.last,self.n = learn.model,None,0
-            self.avg = {k: p.detach().clone() for k,p in self.ps.items()}
-        if learn.trains: self.begin()
+        known = learn.model is self.model and self.last is not None and self.last==self.fingerprint()
+        if not known: self.n,self.avg = 0,{k: p.detach().clone() for k,p in self.ps.items()}
+        elif self.trained: self.copy_to(learn.model, self.trained) # and it goes on
+        self.outer,self.model,self.trained = sys.exc_info()[1],learn.model,None
+        self.begin()
 
     def fingerprint(self)->int|None:
         "A number that tells whether the weights are still those of the last fit; `None` if the average isn't finite"
@@ -38,24 +41,31 @@ class EMAS(StatefulS):
         self.avg,self.n = {k: state['avg'][k].to(p.device) for k,p in self.ps.items()},state['n']
 
     def after_step(self, learn):
-        if not self.active: return
+        if not self._running: return
         self.n += 1
         decay = min(self.decay, (1+self.n)/(10+self.n))
         get_ema_multi_avg_fn(decay)(list(self.avg.values()), list(self.ps.values()), None)
 
-    def before_epoch(self, learn):
-        if learn.training or not self.active or not self.n: return
-        self.backup = {k: p.detach().clone() for k,p in self.ps.items()}
+    def use_average(self, learn):
+        "Put the average into the model, if there is one, and keep the trained weights"
+        if not self.n: return
+        self.trained = {k: p.detach().clone() for k,p in self.ps.items()}
         self.copy_to(learn.model)
+
+    def before_epoch(self, learn):
+        if self._running and not learn.training: self.use_average(learn)
 
     def after_epoch(self, learn): self.cleanup_epoch(learn) # whatever saves the model now gets its own weights
 
     def cleanup_epoch(self, learn):
-        if self.backup: self.copy_to(learn.model, self.backup)
-        self.backup = None
+        if not self._running: return
+        if self.trained: self.copy_to(learn.model, self.trained)
+        self.trained = None
 
     def cleanup_fit(self, learn):
-        if self.active and self._running: self.last = self.fingerprint()
+        if self._running:
+            if sys.exc_info()[1] is self.outer and self.fingerprint() is not None: self.use_average(learn)
+            self.last = self.fingerprint()
         super().cleanup_fit(learn)
 
     @property

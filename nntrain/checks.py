@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['whole', 'number', 'choice', 'instance', 'monitor', 'says', 'better', 'monitored', 'check_dl', 'check_parts',
-           'check_params', 'check_opt', 'check_loss', 'advice', 'annotate']
+           'check_params', 'check_opt', 'check_loss', 'loss_kind', 'advice', 'annotate']
 
 # %% ../nbs/01_checks.ipynb #6d0de7ca
 import math,re,warnings
@@ -268,86 +268,126 @@ def _which(learn):
     return (f". The batch has the columns {said[0]}; with n_inp={n} the model gets {said[1]}, and {said[2]} is the "
             "target. If it isn't, set n_inp, or let the data set give the inputs first, then the target, then the rest")
 
-def _about_inputs(x, y, model):
-    "What is wrong with the input `x` of a batch, before the model has computed anything"
-    p = next(iter(model.parameters()), None)
+def _failed_layer(model, e):
+    "The layer of torch that couldn't take its input, its name, and the input; the model itself if it was none"
+    found,tb = (model, None, None),e and e.__traceback__
+    names = {id(m): k or 'model' for k,m in getattr(model, 'named_modules', dict().items)()}
+    while tb:
+        code,local = tb.tb_frame.f_code,tb.tb_frame.f_locals
+        layer = local.get('self') if code.co_name=='forward' and code.co_argcount > 1 else None
+        x = local.get(code.co_varnames[1]) if type(layer).__module__.startswith('torch.nn') else None
+        if id(layer) in names and isinstance(x, torch.Tensor): found = layer,names[id(layer)],x
+        tb = tb.tb_next
+    return found
+
+_sizes = dict(in_features=-1, in_channels=1, num_features=1, input_size=-1, embed_dim=-1) # of a layer → the dimension
+
+def _about_layer(layer, name, x):
+    "What is wrong with the input `x` of a layer of torch, if that is certain"
+    norm,table = isinstance(layer, torch.nn.modules.batchnorm._BatchNorm),isinstance(layer, torch.nn.Embedding)
+    if norm and layer.training and x.ndim > 1 and x.numel()==x.shape[1]:
+        return (f"the layer {name}, {layer}, needs more than one row to learn from, and this batch has one: leave out "
+                "the last, short batch, drop_last=True, or use another batch_size")
+    if table and _numeric(x): return f"the layer {name}, {layer}, wants whole numbers, not {x.dtype}: x.long()"
+    if table and x.numel() and (int(x.min()) < 0 or int(x.max()) >= layer.num_embeddings):
+        return (f"the numbers for the layer {name}, {layer}, run from {int(x.min())} to {int(x.max())}, and it knows 0 "
+                f"to {layer.num_embeddings-1}: make it larger, or renumber them")
+    size,dim = next(((getattr(layer, k), d) for k,d in _sizes.items() if hasattr(layer, k)), (None, 0))
+    if size is not None and (x.ndim <= dim or x.ndim==0 or x.shape[dim]!=size):
+        return (f"the layer {name}, {layer}, got an input of shape {tuple(x.shape)}: change the layer, or the shape of "
+                "what goes in, in the model or in the collate function")
+
+def _about_inputs(x, y, model, e):
+    "What is wrong with the input `x` of a batch, or with that of the layer which failed"
     if not isinstance(x, torch.Tensor):
         return f"the input is a {type(x).__name__}, not a tensor: convert it in the collate function"
-    if p is not None and x.device!=p.device:
-        return f"the model is on {p.device}, the batch on {x.device}: add DeviceS() to the subscribers"
-    if p is not None and x.dtype!=p.dtype and (_numeric(x) or x.dtype==torch.uint8):
-        return (f"the input is {x.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate "
-                f"function or model.to({x.dtype})")
-    if isinstance(y, torch.Tensor) and not _numeric(x) and _numeric(y) and y.ndim > x.ndim:
+    layer,name,t = _failed_layer(model, e)
+    p,t = next(iter(layer.parameters()), None),x if t is None else t
+    if p is not None and t.device!=p.device:
+        return f"the model is on {p.device}, the batch on {t.device}: add DeviceS() to the subscribers"
+    if p is not None and t.dtype!=p.dtype and (_numeric(t) or t.dtype==torch.uint8):
+        return (f"the input is {t.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate "
+                f"function or model.to({t.dtype})")
+    embedded = isinstance(layer, torch.nn.Embedding) or not isinstance(y, torch.Tensor)
+    if not embedded and not _numeric(x) and _numeric(y) and y.ndim > x.ndim:
         return (f"the first column, the input, holds whole numbers of shape {tuple(x.shape)}, the one after it floats "
                 f"of shape {tuple(y.shape)}: if that is the wrong way round, change their order, "
                 "dd.select_columns(['image','label'])")
-
-def _about_layer(model, e):
-    "Which layer of torch couldn't take its input"
-    found,tb = None,e.__traceback__
-    names = {id(m): k for k,m in getattr(model, 'named_modules', dict().items)()}
-    while tb:
-        code,local = tb.tb_frame.f_code,tb.tb_frame.f_locals
-        if code.co_name=='forward' and id(local.get('self')) in names and code.co_argcount > 1:
-            x = local.get(code.co_varnames[1])
-            if isinstance(x, torch.Tensor): found = local['self'],tuple(x.shape)
-        tb = tb.tb_next
-    if not found or not type(found[0]).__module__.startswith('torch.nn'): return
-    layer,shape = found
-    if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and shape[0]==1:
-        return (f"the layer {names[id(layer)] or 'model'}, {layer}, needs more than one row to learn from, and this "
-                "batch has one: leave out the last, short batch, drop_last=True, or use another batch_size")
-    return (f"the layer {names[id(layer)] or 'model'}, {layer}, got an input of shape {shape}: change the layer, or "
-            "the shape of what goes in, in the model or in the collate function")
+    return _about_layer(layer, name, t) if name else None
 
 # %% ../nbs/01_checks.ipynb #f61223ef
-def _about_targets(preds, y, e=None):
+_loss_kinds = dict(
+    classes='cross_entropy CrossEntropyLoss', log_probs='nll_loss NLLLoss',
+    logits='binary_cross_entropy_with_logits BCEWithLogitsLoss', probs='binary_cross_entropy BCELoss',
+    numbers='mse_loss MSELoss l1_loss L1Loss smooth_l1_loss SmoothL1Loss huber_loss HuberLoss')
+
+def loss_kind(
+    f # A loss function, or a `partial` of one
+)->str|None:
+    """What `f` compares: `'classes'`, `'log_probs'`, `'logits'`, `'probs'`, `'numbers'`; `None` for a function that
+    isn't torch's"""
+    f = getattr(f, 'func', f)
+    name = getattr(f, '__name__', type(f).__name__)
+    return next((kind for kind,names in _loss_kinds.items() if name in names.split()), None)
+
+def _about_targets(preds, y, kind, e=None):
     "What is wrong with predictions and targets"
-    if preds.ndim and y.ndim and len(preds)!=len(y):
-        return (f"the model returned {len(preds)} predictions (shape {tuple(preds.shape)}) for {len(y)} targets: keep "
-                "the first dimension of the batch in the model, x.flatten(1)")
-    if preds.shape==y.shape and not _numeric(y):
-        return (f"targets are {y.dtype} and have the shape of the predictions: this loss wants floats, y.float() in "
-                "the collate function (cross entropy takes class numbers too, y.argmax(1))")
-    if preds.shape!=y.shape and preds.numel()==y.numel() and not isinstance(e, IndexError): # which is about classes
-        return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)} of {y.dtype}: give them "
-                "one shape, preds.squeeze(-1) in the model or y[:,None] in the collate function, and floats: y.float()")
-    classes = preds.ndim > 1 and y.ndim==preds.ndim-1
-    if classes and preds.ndim > 2 and y.shape==preds.shape[:-1] and y.shape[1:]!=preds.shape[2:]:
-        return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: the classes must be "
-                "dimension 1, preds.movedim(-1, 1) in the model, or flatten both")
-    if classes and _numeric(y):
-        return f"targets are {y.dtype}, but labels of classes must be whole numbers: y.long() in the collate function"
-    if classes and y.dtype!=torch.int64:
-        return f"targets are {y.dtype}, but labels of classes must be torch.int64: y.long() in the collate function"
-    if classes: y = y[y!=-100] # which cross entropy ignores
-    if classes and y.numel() and (int(y.min()) < 0 or int(y.max()) >= preds.shape[1]):
-        n,top = preds.shape[1],int(y.max())
-        return (f"labels run from {int(y.min())} to {top}, but the model has {n} outputs, which means 0 to {n-1}: give "
-                f"it {top+1} outputs, or renumber the labels")
-    if not classes and preds.shape!=y.shape:
-        return (f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}: change the last layer of "
-                "the model, or the targets in the collate function, to what loss_fn wants")
+    shapes = f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}"
+    same,whole_y = preds.shape==y.shape,not _numeric(y)
+    by_class = preds.ndim > 1 and y.ndim==preds.ndim-1 and kind not in ('numbers', 'logits', 'probs')
+    seen = y[y!=-100] if by_class and whole_y and y.dtype!=torch.bool else y[:0] # cross entropy ignores -100
+    n,(low,top) = preds.shape[1] if by_class else 0,map(int, seen.aminmax()) if seen.numel() else (0,0)
+    cases = (
+        (preds.ndim and y.ndim and len(preds)!=len(y),
+         f"the model returned {len(preds) if preds.ndim else 1} predictions (shape {tuple(preds.shape)}) for "
+         f"{len(y) if y.ndim else 1} targets: keep the first dimension of the batch in the model, x.flatten(1)"),
+        (same and whole_y and kind=='classes' and preds.ndim==1,
+         f"{shapes}: cross entropy wants a prediction for each class, (rows, classes); leave out flatten or squeeze in "
+         "the model. For a single number use binary_cross_entropy_with_logits, and y.float()"),
+        (same and whole_y and kind=='classes',
+         f"targets are one-hot, but {y.dtype}: give cross entropy the numbers of the classes, y.argmax(1)"),
+        (same and whole_y,
+         f"targets are {y.dtype} and have the shape of the predictions: this loss wants floats, y.float() in the "
+         "collate function"),
+        (kind and not same and preds.numel()==y.numel() and not isinstance(e, IndexError), # which is about classes
+         f"{shapes} of {y.dtype}: give them one shape, preds.squeeze(-1) in the model or y[:,None] in the collate "
+         "function, and floats: y.float()"),
+        (by_class and preds.ndim > 2 and y.shape==preds.shape[:-1] and y.shape[1:]!=preds.shape[2:],
+         f"{shapes}: the classes must be dimension 1, preds.movedim(-1, 1) in the model, or flatten both"),
+        (by_class and not whole_y,
+         f"targets are {y.dtype}, but labels of classes must be whole numbers: y.long() in the collate function"),
+        (by_class and y.dtype!=torch.int64,
+         f"targets are {y.dtype}, but labels of classes must be torch.int64: y.long() in the collate function"),
+        (by_class and (low < 0 or top >= n),
+         f"labels run from {low} to {top}, but the model has {n} outputs, which means 0 to {n-1}: give it {top+1} "
+         "outputs, or renumber the labels"),
+        (kind and not by_class and not same,
+         f"{shapes}: change the last layer of the model, or the targets in the collate function, to what loss_fn "
+         "wants"))
+    return next((text for sure,text in cases if sure), None)
 
 def advice(
     learn, # A learner whose batch failed
     e:Exception=None, # What it failed with
     computed:bool=True # Had the model returned something?
 )->str|None:
-    "What is probably wrong with batch, model and targets, and what to do; `None` if nothing stands out"
+    """What is wrong with batch, model and targets, and what to do; `None` if nothing is certain, as in a `get_loss` of
+    one's own"""
     args,kwargs,y = split_batch(learn.batch, learn.n_inp, learn.model)
-    x = next(iter((*args, *kwargs.values())), None)
-    if not computed: text = _about_inputs(x, y, learn.model) or (e and _about_layer(learn.model, e))
+    x,f = next(iter((*args, *kwargs.values())), None),getattr(learn, 'loss_fn', None)
+    own = not getattr(getattr(type(learn), 'get_loss', None), '__qualname__', 'Learner.').startswith('Learner.')
+    kind = None if own else 'any' if f is None else loss_kind(f)
+    if not computed: text = _about_inputs(x, y, learn.model, e)
     elif not isinstance(learn.preds, torch.Tensor):
-        return (f"the model returned a {type(learn.preds).__name__}, not a tensor: return the predictions alone, give "
-                "a loss_fn that takes it apart, or override get_loss")
-    elif not isinstance(y, torch.Tensor): return
+        return kind and (
+            f"the model returned a {type(learn.preds).__name__}, not a tensor: return the predictions alone, give a "
+            "loss_fn that takes it apart, or override get_loss")
+    elif own or not isinstance(y, torch.Tensor): return
     elif y.device!=learn.preds.device:
         return f"predictions are on {learn.preds.device}, targets on {y.device}: add DeviceS() to the subscribers"
     elif isinstance(x, torch.Tensor) and x.ndim and y.ndim and len(learn.preds)==len(x)!=len(y):
         text = f"the batch has {len(x)} inputs but {len(y)} targets: correct the data set or the collate function"
-    else: text = _about_targets(learn.preds, y, e)
+    else: text = _about_targets(learn.preds, y, kind, e)
     return text and text+_which(learn)
 
 # %% ../nbs/01_checks.ipynb #00d91815
@@ -355,14 +395,13 @@ def annotate(
     learn, # A learner in whose fit it was raised
     e:BaseException # On its way to the caller
 ):
-    """Add a note to `e` that says in which epoch and batch it was raised, and advice to the message if it is an error
-    of torch about the batch"""
+    """Add a note to `e` that says in which epoch and batch it was raised, and a line of advice below its message if it
+    is an error of torch about the batch"""
     before,mode = learn.batch_idx < 0,'training' if learn.training else 'validation'
-    kinds = RuntimeError,IndexError,ValueError,TypeError
     add_note(e, f"nntrain: {'before the first' if before else f'in epoch {learn.epoch}, {mode}'} batch"
              + ('' if before else f' {learn.batch_idx}'))
     of_subscriber = any('nntrain: in ' in n and ' of ' in n for n in getattr(e, '__notes__', []))
-    if before or of_subscriber or type(e) not in kinds or len(e.args)!=1: return
+    if before or of_subscriber or type(e) not in (RuntimeError, IndexError, ValueError, TypeError): return
     steps,tb = set(),e.__traceback__ # which steps of the learner it passed through
     while tb:
         if tb.tb_frame.f_locals.get('self') is learn: steps.add(tb.tb_frame.f_code.co_name)
@@ -371,4 +410,4 @@ def annotate(
     if not of_torch or not steps & {'predict', 'get_loss', 'backward'}: return
     try: text = advice(learn, e, 'predict' not in steps)
     except Exception: return # an adviser mustn't make things worse
-    if text and text not in str(e): e.args = (f'{e.args[0]}\nnntrain: {text}.',)
+    if text and len(e.args)==1: e.args = (f'{e.args[0]}\nnntrain: {text}.',)

@@ -301,29 +301,6 @@ def digits(
         return Dataset.from_dict(dict(image=images, label=d.target[idxs]), features=features)
     return DatasetDict(train=make(idxs[:n]), test=make(idxs[n:]))
 
-# %% ../nbs/00_core.ipynb #7ea717d6
-def _online(timeout=2.):
-    "Does the hub answer a connection within `timeout` seconds?"
-    import socket
-    from urllib.parse import urlparse
-    from urllib.request import getproxies
-    url = urlparse(os.environ.get('HF_ENDPOINT', 'https://huggingface.co'))
-    url = urlparse(getproxies().get(url.scheme, url.geturl()))
-    try: socket.create_connection((url.hostname, url.port or 443), timeout=timeout).close()
-    except OSError: return False
-    return True
-
-@contextmanager
-def _hub_offline():
-    "Make `datasets` use its cache at once instead of trying the network again and again"
-    import datasets, huggingface_hub
-    mods = [(datasets.config, 'HF_HUB_OFFLINE'), (huggingface_hub.constants, 'HF_HUB_OFFLINE')]
-    old = [getattr(*o) for o in mods]
-    for m,n in mods: setattr(m, n, True)
-    try: yield
-    finally:
-        for (m,n),v in zip(mods, old): setattr(m, n, v)
-
 # %% ../nbs/00_core.ipynb #7bd96d48
 def get_dataset(
     name:str, # `'digits'`, a folder, or the name of a data set on the Hugging Face hub
@@ -340,12 +317,9 @@ def get_dataset(
     from datasets import load_dataset
     for folder in ([Path(data)/name] if data else [])+[Path(name)]:
         if folder.is_dir(): return load_dataset(str(folder), **kwargs)
-    offline = os.environ.get('HF_HUB_OFFLINE', '').lower() in ('1', 'on', 'yes', 'true')
-    if not offline and _online(): return load_dataset(name, **kwargs)
-    try:
-        with _hub_offline(): return load_dataset(name, **kwargs)
-    except Exception as e:
+    try: return load_dataset(name, **kwargs)
+    except OSError as e: # which is what all errors of the network and the hub are
         raise FileNotFoundError(
-            f"Data set {name!r} isn't in a folder here nor in the cache, and the hub can't be reached. Either connect "
-            f"to the network once, or put its Parquet files in a folder called {name!r} inside a folder that the "
-            "environment variable NNTRAIN_DATA names. 'digits' needs neither.") from e
+            f"Data set {name!r} isn't in a folder here nor in the cache, and the hub doesn't give it ({e}). Either "
+            f"connect to the network once, or put its Parquet files in a folder called {name!r} inside a folder that "
+            "the environment variable NNTRAIN_DATA names. 'digits' needs neither.") from e

@@ -11,13 +11,13 @@ from collections import namedtuple
 from functools import partial
 from inspect import signature
 import numpy as np, torch
-from torch.utils.data import ConcatDataset,DataLoader,IterableDataset,Subset
+from torch.utils.data import ConcatDataset,DataLoader,IterableDataset,Subset,TensorDataset
 from fastcore.basics import patch
 from .checks import choice,whole
 from .core import columns
 from .data.collate import InOrder,collate,collate_dict,find_masks,hf_ds_collate_fn,inplace
 from .data.loader import Loader,Rows,first_batches,uncounted
-from .data.memory import Columns,Decoded,check_columns,decode,free_memory
+from .data.memory import Columns,Decoded,Tensors,check_columns,decode,free_memory
 from .data.order import BatchKey,BatchPlan,mix_seed,seeded
 
 # %% ../nbs/14_dataloaders.ipynb #3507aeda
@@ -113,8 +113,11 @@ def _make_loader(ds, *, batch_size, collate_fn, split, cache, cache_dir, seed, s
     if cache=='auto' and not why and size>free:
         why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
-    if why: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
-    data = Decoded(ds, split, cache_dir=cache_dir, **getattr(collate_fn, 'keywords', {}))
+    whole,indices = (ds.dataset, ds.indices) if type(ds) is Subset else (ds, None)
+    tensors = type(whole) is TensorDataset and getattr(collate_fn, 'collate_fn', None) is collate
+    if why and not tensors: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
+    data = (Tensors(whole, collate_fn, split, indices) if tensors else
+            Decoded(ds, split, cache_dir=cache_dir, **getattr(collate_fn, 'keywords', {})))
     fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
     return Loader(data, plan, **fast) # no workers: making a batch is faster than sending it
 
@@ -124,6 +127,7 @@ def _make_like(like, ds, collate_fn, split, **kwargs):
     _same_classes(like, ds, split)
     return _make_loader(ds, collate_fn=_collating(ds, like, collate_fn), split=split, **kwargs)
 
+# %% ../nbs/14_dataloaders.ipynb #dbe14a02
 def _splits(dd):
     "The names of the training and the validation split of `dd`"
     if not hasattr(dd, 'keys'):

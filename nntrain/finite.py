@@ -14,7 +14,7 @@ from torch import nn
 from .checks import choice,whole
 from .core import columns,map_tensors,named_tensors,split_batch
 from .events import CancelBatchException,Subscriber
-from .subscribers import searching
+from .subscribers import optimizers,searching
 
 # %% ../nbs/22_finite.ipynb #da4c1ba2
 def _settings(loss_fn):
@@ -107,7 +107,7 @@ class NaNStopS(Subscriber):
 
     def before_fit(self, learn):
         self.active = bool(learn.trains) and not searching(learn)
-        self.kept,self.opt_state,self.meant,self.skipped,self.i = None,None,(),0,0
+        self.kept,self.opts,self.meant,self.skipped,self.i = None,(),(),0,0
 
     def before_epoch(self, learn):
         if not self.active or self.kept is not None: return
@@ -147,7 +147,7 @@ class NaNStopS(Subscriber):
     def cleanup_fit(self, learn):
         if self.skipped:
             warnings.warn(f"NaNStopS: {self.skipped} batches were left out, their loss or gradients weren't finite")
-        self.kept = self.opt_state = None
+        self.kept,self.opts = None,()
 
     def says_nothing(self, learn):
         "Is the loss the mean of nothing? Then its gradients are exactly 0."
@@ -177,8 +177,9 @@ class NaNStopS(Subscriber):
         if {k: t.shape for k,t in kept.items()} != {k: t.shape for k,t in now.items()}:
             kept = {k: torch.empty_like(t) for k,t in now.items()}
         for k,t in now.items(): kept[k].copy_(t.detach())
-        state = getattr(learn.opt, 'state', None) and learn.opt.state_dict()
-        self.kept,self.opt_state = kept,map_tensors(torch.clone, state)
+        self.kept = kept
+        self.opts = [(o, map_tensors(torch.clone, o.state_dict()) if getattr(o, 'state', None) else None)
+                     for o in optimizers(learn).values()]
 
     def look(self, learn):
         "Are the last losses and the weights finite? If so, and in training, keep them"
@@ -214,8 +215,9 @@ class NaNStopS(Subscriber):
         if self.action=='warn': warnings.warn(msg); return
         for k,t in named_tensors(learn.model).items():
             if k in self.kept: t.copy_(self.kept[k])
-        if self.opt_state: learn.opt.load_state_dict(self.opt_state)
-        elif hasattr(learn.opt, 'state'): learn.opt.state.clear() # it had none yet
+        for o,state in self.opts:
+            if state: o.load_state_dict(state)
+            elif hasattr(o, 'state'): o.state.clear() # it had none yet
         raise FloatingPointError(f"{msg}. Weights and optimizer are back at {self.where}, where they were finite. Try "
                                  "a smaller lr, clip gradients, look at the data; or see NaNStopS. (A batch in which "
                                  "no target counts is fine if the learner's `n_samples` says 0.)")

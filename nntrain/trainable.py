@@ -10,7 +10,6 @@ __all__ = ['MODEL_STATES', 'TRAIN_STATES', 'COUNTERS', 'Callback', 'Model', 'Mod
 import sys,warnings
 from copy import copy
 from inspect import signature
-from pathlib import Path
 from time import perf_counter
 import torch
 from torch import nn
@@ -18,8 +17,8 @@ from fastcore.basics import patch
 from .checks import choice,instance,whole
 from .core import RunningMean,columns,default_device,map_tensors,to_device
 from .dataloaders import DataLoaders
-from .events import CancelFitException,PublishEvents,check_subs
-from .subscribers import DeviceS,MetricsS,ProgressS,searching
+from .events import CancelFitException,PublishEvents,Subscriber,check_subs
+from .subscribers import DeviceS,ProgressS,searching
 from .learner import Learner
 from .schedule import EarlyStoppingS,SchedulerS
 from .acceleration import GradAccumS,GradClipS,MixedPrecisionS
@@ -118,27 +117,25 @@ class ModelLearner(Learner):
         callbacks=() # `Callback`s, which are told about states
     ):
         super().__init__(model, dls, None, torch.optim.Optimizer, 0., subs)
-        self.trainable,self.device,self.callbacks,self.history,self.scores = model,device,callbacks,model.history,{}
-
-    def _checked(self, *args):
-        epochs,self.validates,lr = res = super()._checked(*args)
-        return res
+        self.trainable,self.device,self.callbacks,self.history = model,device,callbacks,model.history
+        self.validates = dls is not None and dls.valid is not None
 
     def _set_opt(self, lr, keep_opt):
-        m,self.before = self.trainable,self.trainable.optimizer
-        self.opt = self.before if keep_opt and self.before else m.fetch_optimizer()
+        m = self.trainable
+        self.opt = m.optimizer if keep_opt and m.optimizer else m.fetch_optimizer()
         if not isinstance(self.opt, torch.optim.Optimizer):
             raise TypeError(f"fetch_optimizer must return an optimizer, not {self.opt!r}: "
                             "def fetch_optimizer(self): return torch.optim.Adam(self.parameters(), lr=1e-3)")
-        m.optimizer = self.opt
-        if 'optimizer' in m._loaded and not searching(self): self.opt.load_state_dict(m._loaded.pop('optimizer'))
         for g in self.opt.param_groups if lr else (): g['lr'] = lr # a learning-rate search
+        if searching(self): return
+        m.optimizer = self.opt
+        if 'optimizer' in m._loaded: self.opt.load_state_dict(m._loaded.pop('optimizer'))
 
     def predict(self):
         "Step 1: output, loss and metrics by `model_fn` of the model"
         b = self.batch
         self.n_inp = list(b).index('targets') if hasattr(b, 'keys') and 'targets' in b else len(columns(b))-1
-        self.preds,self.model_loss,self.scores = self.trainable.model_fn(b)
+        self.preds,self.model_loss,self.parts = self.trainable.model_fn(b)
 
     def get_loss(self):
         "Step 2: the loss is there already. Raises `ValueError` if there were no targets."
@@ -148,37 +145,30 @@ class ModelLearner(Learner):
                              "(output, loss) for them?")
 
 # %% ../nbs/61_trainable.ipynb #e7cdd610
-class ModelS(MetricsS):
+class ModelS(Subscriber):
     """Keeps the counters, states and metrics of a `Model` while it is trained; its states call the callbacks. What
     isn't training (`learn.validate()`, a learning-rate search) is told to a copy of the model."""
-    def __init__(self): super().__init__() # the metrics come from the model
-
     def before_fit(self, learn):
-        super().before_fit(learn)
         self.m = learn.trainable if learn.trains and not searching(learn) else copy(learn.trainable)
         self.start,self.m.train_state = self.m.current_epoch,'train_start'
 
     def before_epoch(self, learn):
-        self.metrics,self.mode,m = {},'train' if learn.training else 'valid',self.m
-        super().before_epoch(learn)
-        self.last,m.batch_index,m.current_epoch = not (learn.training and learn.validates),-1,self.start+learn.epoch
-        if m.model_state!='end': m.model_state = self.mode
-        if learn.training: m.train_state = 'epoch_start'
-        m.train_state = f'{self.mode}_epoch_start'
+        self.mode,self.last = 'train' if learn.training else 'valid',not (learn.training and learn.validates)
+        self.m.batch_index,self.m.current_epoch = -1,self.start+learn.epoch
+        if self.m.model_state!='end': self.m.model_state = self.mode
+        if learn.training: self.m.train_state = 'epoch_start'
+        self.m.train_state = f'{self.mode}_epoch_start'
 
     def before_batch(self, learn):
         self.m.batch_index += 1
         self.m.train_state = f'{self.mode}_step_start'
 
     def after_batch(self, learn):
-        for k,v in learn.scores.items(): self.metrics.setdefault(k, RunningMean()).update(v, learn.n_samples())
-        steps = f'current_{self.mode}_step'
-        setattr(self.m, steps, getattr(self.m, steps)+1)
+        vars(self.m)[f'current_{self.mode}_step'] += 1
         self.m.train_state = f'{self.mode}_step_end'
 
     def after_epoch(self, learn):
-        super().after_epoch(learn)
-        self.m.metrics[self.mode] = {k: learn.history[-1][k] for k in ('loss', *self.metrics)}
+        self.m.metrics[self.mode] = {k: learn.history[-1][k] for k in ('loss', *learn.part_means)}
         self.m.train_state = f'{self.mode}_epoch_end'
         self.m.current_epoch += self.last
 
@@ -187,18 +177,14 @@ class ModelS(MetricsS):
         self.m.train_state = 'epoch_end'
         if self.m.model_state=='end': raise CancelFitException
 
-    def cleanup_fit(self, learn):
-        if learn.trains and self.m is not learn.trainable: learn.trainable.optimizer = learn.before
-    def output(self, log): "Nothing is printed: that is for the progress bar"
-
     def state_dict(self):
-        "The counters of the model, the names of its metrics, and the epoch in which it began"
-        return dict(metrics=list(self.metrics), start=self.start, **{k: getattr(self.m, k) for k in COUNTERS})
+        "The counters of the model, and the epoch in which it began"
+        return dict(start=self.start, **{k: getattr(self.m, k) for k in COUNTERS})
     def load_state_dict(self,
         state:dict # What `state_dict` returned
     ):
-        "Put the counters back, and make room for the metrics"
-        self.metrics,self.start = {k: RunningMean() for k in state['metrics']},state['start']
+        "Put the counters back"
+        self.start = state['start']
         vars(self.m).update({k: state[k] for k in COUNTERS})
 
 # %% ../nbs/61_trainable.ipynb #745891a1
@@ -209,6 +195,7 @@ class OwnStepsLearner(ModelLearner):
     @PublishEvents('epoch')
     def _one_epoch(self):
         start,rows,self.batch,self.in_batch = perf_counter(),len(self.history),(),False
+        self.parts,self.part_means = {},{}
         self.mean_loss.reset()
         self._own('epoch', self.dl, 1)
         if len(self.history)==rows: self._record(perf_counter()-start) # without `super()`
@@ -216,7 +203,7 @@ class OwnStepsLearner(ModelLearner):
     @PublishEvents('batch')
     def one_batch(self):
         "The step of the model, within the events of a batch"
-        self.preds,self.scores,self.in_batch = None,{},True
+        self.preds,self.parts,self.in_batch = None,{},True
         self._own('step', self.batch)
         unheard = [s for s in self.subs if isinstance(s, (GradAccumS, GradClipS)) or getattr(s, 'scaler', None)]
         if unheard and self.training and not (self.ran or self.batch_idx):
@@ -228,11 +215,13 @@ class OwnStepsLearner(ModelLearner):
         "Call the model's own method; if it did without `super()`, take over what it returned"
         self.ran,name = False,f"{'train' if self.training else 'validate'}_one_{level}"
         res = _call(getattr(self.trainable, name), data, self.device)
-        loss,self.scores = res if isinstance(res, tuple) else (res, self.scores)
         if self.ran: return
-        if loss is None: raise TypeError(f"{name} must return its loss, or (loss, metrics), or call super().{name}")
-        self.loss = loss
-        self.mean_loss.update(loss, n or self.n_samples())
+        self.loss,self.parts = res if isinstance(res, tuple) else (res, self.parts)
+        if self.loss is None:
+            raise TypeError(f"{name} must return its loss, or (loss, metrics), or call super().{name}")
+        n = n or self.n_samples()
+        for k,v in {**self.parts, '': self.loss}.items():
+            (self.part_means.setdefault(k, RunningMean()) if k else self.mean_loss).update(v, n)
 
     def run_epoch(self, dl):
         "The loop over the batches of `dl`, within an epoch; returns its mean loss"
@@ -247,13 +236,9 @@ class OwnStepsLearner(ModelLearner):
         self.batch,self.batch_idx = data,self.batch_idx+(not self.in_batch)
         (Learner.one_batch.__wrapped__ if self.in_batch else Learner.one_batch)(self)
         self.ran = True
-        return self.loss,self.scores
+        return self.loss,self.parts
 
-    methods = 'train_one_epoch','validate_one_epoch','train_one_step','validate_one_step'
-    @classmethod
-    def wanted_by(cls, model:Model)->bool:
-        "Does `model` redefine one of the methods?"
-        return any(getattr(f := getattr(model, k), '__func__', f) is not vars(Model)[k] for k in cls.methods)
+_own_steps = 'train_one_epoch','validate_one_epoch','train_one_step','validate_one_step'
 
 # %% ../nbs/61_trainable.ipynb #d9905471
 def _loader(ds, batch_size, shuffle, sampler, collate_fn, n_jobs, seed, split, pin=False):
@@ -323,10 +308,11 @@ def fit(self:Model,
             *([MixedPrecisionS(torch.float16 if fp16 else torch.bfloat16)] if fp16 or bf16 else []),
             *([] if clip_grad_norm is None else [GradClipS(clip_grad_norm)]),
             *([ProgressS()] if progress and not any(isinstance(s, ProgressS) for s in given) else []), *given]
-    learner = OwnStepsLearner if OwnStepsLearner.wanted_by(self) else ModelLearner
+    own = any(getattr(f := getattr(self, k), '__func__', f) is not vars(Model)[k] for k in _own_steps)
+    learner = OwnStepsLearner if own else ModelLearner
     learn = learner(self, DataLoaders(train_dl, valid_dl), subs, device,
                     [c for c in callbacks if not hasattr(c, 'order')])
-    learn._checked(epochs, True, valid_dl is not None, [], None)
+    learn._checked(epochs, True, learn.validates, [], None)
     self.learn,self.fp16,self.model_state = learn,fp16,'train'
     self.to(device)
     learn.fit(epochs, valid=learn.validates, keep_opt=keep_opt)
@@ -361,7 +347,7 @@ def predict(self:Model,
 # %% ../nbs/61_trainable.ipynb #f62bb949
 @patch
 def save(self:Model,
-    path:str|Path, # The file, replaced in one step
+    path:str, # The file, replaced in one step
     weights_only=False # Only the weights, as a plain `state_dict`?
 ):
     "Save the model; for `load`. Raises `OSError` that names the path; an old file is then intact."
@@ -372,7 +358,7 @@ def save(self:Model,
 
 @patch
 def load(self:Model,
-    path:str|Path, # What `save` wrote
+    path:str, # What `save` wrote
     weights_only=False, # Only the weights? Then a plain `state_dict` will do too.
     device=None # Where to; `None` leaves the model where it is
 ):
@@ -393,7 +379,7 @@ class EarlyStopping(EarlyStoppingS):
     "`EarlyStoppingS` that saves the model whenever it is the best so far"
     def __init__(self,
         monitor:str='valid_loss', # `train_` or `valid_`, and `loss` or a metric
-        model_path:str|Path=None, # Where the best model goes
+        model_path:str=None, # Where the best model goes
         patience:int=5, # How many epochs without improvement to wait
         mode:str=None, # Is smaller better (`'min'`) or larger (`'max'`)? `None` goes by the name, if that says it
         delta:float=0.001, # Smaller changes don't count

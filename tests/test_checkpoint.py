@@ -127,7 +127,9 @@ def test_the_best_checkpoint_holds_the_weights_that_were_the_best(tmp_path):
     parts = read_file(tmp_path/'best.pt')
     assert all(not torch.equal(parts['validated'][k], parts['model'][k]) for k in parts['model'])
     other.load(tmp_path/'checkpoint-000003.pt')
-    assert all(torch.equal(a, b) for a,b in zip(other.model.parameters(), learn.model.parameters())) and other.validate()['loss']!=pytest.approx(best, rel=1e-6)
+    assert all(torch.equal(p, learn.subs[0].trained[k]) for k,p in other.model.named_parameters()) and other.validate()['loss']!=pytest.approx(best, rel=1e-6)
+    again = quiet([EMAS(.9), CheckpointS(tmp_path)], 3) # nothing is left to do, and the average is in the model as after the fit itself
+    assert all(torch.equal(a, b) for a,b in zip(again.model.parameters(), learn.model.parameters()))
     quiet([CheckpointS(tmp_path/'raw', monitor='valid_loss')], 1) # without an average it is the same file under two names
     assert (tmp_path/'raw'/'best.pt').read_bytes()==(tmp_path/'raw'/'checkpoint-000001.pt').read_bytes()
     for mon in ('train_loss', 'valid_loss'): quiet([EMAS(.9), CheckpointS(tmp_path/mon, monitor=mon)], 1)

@@ -7,12 +7,14 @@ __all__ = ['Prediction', 'rows_of', 'validation_batch', 'class_names', 'open_pic
            'explain_shape', 'evaluating', 'joined', 'as_prediction']
 
 # %% ../../nbs/15_items.ipynb #6c2a0984
-from collections import namedtuple
+from collections import UserDict,namedtuple
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
-from ..core import columns
+from torch.nn.utils.rnn import PackedSequence,unpack_sequence
+from ..checks import choice
+from ..core import columns,map_tensors
 from .collate import floats,hf_ds_collate_fn,pixels
 from .loader import Rows,first_batches,uncounted # noqa: F401 (it was defined here)
 from .memory import Decoded
@@ -149,6 +151,7 @@ def item_batch(
     if n_inp>1 and not isinstance(item, dict):
         raise ValueError(f"the model takes {n_inp} columns: give the item as a dict with their names")
     ds,collate = rows_of(_valid(dls))
+    if isinstance(item, np.ndarray): item = item.astype(item.dtype.newbyteorder('='), copy=False) # torch knows no other
     is_bytes = getattr(item, 'dtype', None) in (np.uint8, np.uint16, torch.uint8, torch.uint16) and item.ndim>1
     raw = isinstance(item, (str, Path)) or hasattr(item, 'getbands') or is_bytes
     first = None
@@ -194,38 +197,93 @@ def evaluating(
     finally:
         for m,mode in zip(modules, modes): m.training = mode
 
+# %% ../../nbs/15_items.ipynb #521bf931
+def _unjoined(what):
+    return ValueError(f"the results of the batches can't be joined, {what}: take them batch by batch, with iter_preds")
+
+def _join_tensors(xs, rows):
+    "Tensors of batches with `rows` rows each as one tensor, or as a list with a tensor for each row"
+    if not any(t.ndim for t in xs): return torch.stack(xs)
+    most = max(t.ndim for t in xs)
+    xs = [t[None] if n==1 and t.ndim==most-1 else t for t,n in zip(xs, rows)] # `squeeze` took the dimension of the row
+    first,second = ([t.shape[d:d+1]==(n,) for t,n in zip(xs, rows)] for d in (0,1))
+    if all(second) and not any(first) and len(xs)>1:
+        raise _unjoined(f"since the rows are in the second dimension of {tuple(xs[0].shape)}")
+    if len({t.shape[1:] for t in xs})==1: return torch.cat(xs)
+    if all(first): return [row for t in xs for row in t]
+    raise _unjoined(f"since their shapes differ: {', '.join(str(tuple(s)) for s in sorted({t.shape for t in xs})[:4])}")
+
+def _heads(x):
+    "The first dimensions of all tensors in `x`"
+    shapes = []
+    map_tensors(lambda t: shapes.append(t.shape), x)
+    return [s[0] for s in shapes if s]
+
+def _are_outputs(xs, rows):
+    "Are the lists or tuples `xs` several outputs of a batch? If not, they have an item for each of its rows"
+    n,x = [len(o) for o in xs],xs[0]
+    alike = len(set(n))==1 and any(isinstance(o, (torch.Tensor, dict, tuple, list)) for o in x)
+    if n!=rows:
+        if alike or None in rows: return alike
+        raise _unjoined(f"since there are {n[:4]} items for batches of {rows[:4]} rows")
+    heads = [h==k for o,k in zip(xs, n) for h in _heads(o)]
+    fit,is_tuple = all(heads),isinstance(x, tuple)
+    if alike and fit and max(n) > 1 and is_tuple!=bool(heads):
+        raise _unjoined(f"since a {type(x).__name__} of {n[0]} for {n[0]} rows may be the rows, or several outputs")
+    return alike and fit and is_tuple
+
+def _as_rows(x):
+    "What holds rows in a form of its own as a list of rows"
+    if isinstance(x, PackedSequence): return unpack_sequence(x)
+    return list(x) if isinstance(x, np.ndarray) else list(x.unbind()) if getattr(x, 'is_nested', False) else x
+
 # %% ../../nbs/15_items.ipynb #915edc81
 def joined(
-    xs:list # Results of batches: tensors, or tuples and dicts of them, nested at will
+    xs:list, # Results of batches: tensors, or tuples, lists and dicts of them, nested at will
+    rows:list=None # How many rows each batch had; `None` for what isn't known
 ):
-    """Tensors joined by their first dimension (numbers become one tensor), tuples and dicts item by item, lists of
-    anything else end to end"""
-    x = xs[0]
-    if isinstance(x, torch.Tensor): return torch.cat(xs) if x.ndim else torch.stack(xs)
-    if isinstance(x, dict): return {k: joined([o[k] for o in xs]) for k in x}
-    if isinstance(x, (tuple, list)) and x and isinstance(x[0], (torch.Tensor, dict, tuple, list)):
-        return tuple(joined(list(o)) for o in zip(*xs))
-    return [o for part in xs for o in part]
+    """The results of all batches in one, by the rules above. Raises `ValueError` if it can't be known which row is
+    whose."""
+    xs,rows = [_as_rows(x) for x in xs],rows or [None]*len(xs)
+    def all_are(*kinds): return all(isinstance(x, kinds) for x in xs)
+    if all_are(type(None)): return None
+    if all_are(torch.Tensor): return _join_tensors(xs, rows)
+    if all_are(dict, UserDict) and all(x.keys()==xs[0].keys() for x in xs):
+        return {k: joined([x[k] for x in xs], rows) for k in xs[0]}
+    if not all_are(list, tuple): raise _unjoined(f"being of type {', '.join(sorted({type(x).__name__ for x in xs}))}")
+    if _are_outputs(xs, rows): return tuple(joined(list(o), rows) for o in zip(*xs))
+    return [row for x in xs for row in x]
 
 # %% ../../nbs/15_items.ipynb #41d57658
 Prediction = namedtuple('Prediction', 'label index probs')
 Prediction.__doc__ = """What `Learner.predict_item` returns: the name of the likeliest class (its number, if it has no
-name), its number, the probability of each class"""
+name), its number, the probability of each class. For several labels at once: lists of those above 0.5; for a class at
+each pixel: tensors, whose label is the number"""
 
 def as_prediction(
-    out:torch.Tensor, # What the model gave for one item: a number for each class
-    names:list=None # The names of the classes
-)->Prediction:
-    """Class and probabilities, by softmax, which leaves log-probabilities what they are; a model that ends in a softmax
-    isn't given a second one. Raises `ValueError` if `out` isn't a number for each class, or `names` don't fit it."""
-    if not isinstance(out, torch.Tensor) or out.ndim!=1 or len(out)<2:
+    out:torch.Tensor, # What the model gave for one item
+    names:list=None, # The names of the classes
+    kind:str='classes', # Or each output is a yes or no of its own (`'labels'`), or they are `'numbers'`
+    logits:bool=True # Are outputs of the kind `'labels'` logits? If not, probabilities
+):
+    """A `Prediction` by softmax, which leaves log-probabilities what they are; a model that ends in a softmax isn't
+    given a second one. By sigmoid for `'labels'`; `'numbers'` are returned as they are. Raises `ValueError` if `out`
+    doesn't fit `kind` or `names`."""
+    choice('kind', kind, ('classes', 'labels', 'numbers'))
+    if not isinstance(out, torch.Tensor) or kind=='classes' and (not out.ndim or len(out)<2):
         what = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(f"the model's output for one item is {what}, not a number for each class: use get_preds for "
                          "models that don't classify")
-    if names is not None and len(names)!=len(out):
-        raise ValueError(f"the model has {len(out)} outputs, but there are {len(names)} class names: is it a model for "
-                         "other data?")
-    out = out.float()
-    probs = out if (out>=0).all() and abs(out.sum()-1)<1e-4 else out.softmax(0)
-    i = int(probs.argmax())
-    return Prediction(names[i] if names else i, i, probs)
+    if kind=='numbers': return out
+    out,several = out.float(),kind=='labels' and out.numel() > 1
+    if kind=='labels': probs = out.sigmoid() if logits else out
+    else: probs = out if (out>=0).all() and (out.sum(0)-1).abs().max()<1e-4 else out.softmax(0)
+    if not probs.ndim or probs.numel()==1: probs = torch.stack([1-probs.flatten(), probs.flatten()]).flatten()
+    index = (probs>.5).long() if several else probs.argmax(0)
+    if probs.ndim > 1: return Prediction(index, index, probs)
+    if names is None or several and len(names)!=len(probs): names = range(len(probs))
+    if len(names)!=len(probs):
+        raise ValueError(f"the model has {len(probs)} outputs, but there are {len(names)} class names: is it a model "
+                         "for other data?")
+    index = index.nonzero().flatten().tolist() if several else int(index)
+    return Prediction([names[i] for i in index] if several else names[index], index, probs)

@@ -21,6 +21,7 @@ from .order import BatchPlan,mix_seed,seeded
 # %% ../../nbs/12_loader.ipynb #26adb655
 class Rows(Dataset):
     "A map-style data set whose items are batches: `rows[key]` fetches and collates the rows of a `BatchKey`"
+    how = 'streamed'
     def __init__(self,
         ds, # A data set: `ds[i]` is a row, and `ds.__getitems__(rows)`, where there is one, a list of them
         collate_fn, # Makes a batch of a list of rows
@@ -115,7 +116,7 @@ class Loader(DataLoader):
 
     def __repr__(self):
         if self.plan is None: return f'the iterable {self.split!r} in batches of {self.batch_size}'
-        how = 'streamed' if isinstance(self.dataset, Rows) else 'decoded in memory'
+        how = getattr(self.dataset, 'how', 'decoded in memory')
         return (f"{self.plan.n:,} rows of {self.split!r} in {len(self):,} {'batch' if len(self)==1 else 'batches'} of "
                 f"{self.batch_size}, {how}{self.why and f' ({self.why})' or ''}")
 
