@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from time import monotonic,perf_counter
 from . import checks
-from .core import rng_state,set_rng_state
 from .events import CANCELS,CancelEpochException,Subscriber,batches_of
 from .finite import nan_stop
-from .saving.state import WrappedLoader,data_state,describe,differences,run_state,set_run_state
+from .saving.state import (WrappedLoader,data_state,describe,differences,run_rng,run_state,set_run_rng,
+                                  set_run_state)
 from .saving.files import (BadCheckpoint,NumberedFiles,PARTS,clean_name,is_checkpoint,read_file,revived,
                                   storable,write_file)
 from .subscribers import searching
@@ -209,7 +209,7 @@ class CheckpointS(Subscriber):
         s,train = self.state,learn.training
         if learn.epoch < self.at[0] or train and s and self.at[1]=='eval': raise CancelEpochException
         if s:
-            self._put_back(learn, s)
+            self._put_back(learn, s, but=('rng',) if train and self.at[2] else ()) # a pass has it from its beginning
             if not train or not self.at[2]: self.state = None # nothing left to do
         elif train and self.ran: self._between(learn, epoch=learn.epoch)
         elif train:
@@ -219,16 +219,16 @@ class CheckpointS(Subscriber):
         self.ran,self.elapsed,self.before_valid = True,0.,None
         if not train:
             self.at = learn.epoch,'eval',0
-            self.before_valid = storable(dict(rng=rng_state(), data=data_state(learn), history=learn.history))
+            self.before_valid = storable(dict(rng=run_rng(learn), data=data_state(learn), history=learn.history))
         learn.dl = WrappedLoader(learn.dl, partial(self._train_batches if train else self._valid_batches, learn))
 
     def _train_batches(self, learn, dl):
         "The batches of a training pass, from the one that comes next; saves between them"
         s,self.state = self.state,None
-        self.rng_pass,i = (revived(s['rng_pass']), s['at'][2]) if s else (rng_state(), 0)
+        self.rng_pass,i = (revived(s['rng_pass']), s['at'][2]) if s else (run_rng(learn), 0)
         place,first = data_state(learn),i
         skip = 0 if not s else s.get('skip', 0) if {'dls','train'} & set(place) else i
-        if skip: set_rng_state(self.rng_pass) # from the beginning of the pass
+        if skip: set_run_rng(learn, self.rng_pass) # from the beginning of the pass
         with batches_of(dl) as it:
             there = sum(1 for _ in zip(range(skip), it))
             if there < skip: raise ValueError(f"dls.train has {there} batches now, and the run was saved after {skip}")

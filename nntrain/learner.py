@@ -69,7 +69,7 @@ class Learner(Publisher):
             next(self.iter_preds(self.dls.train if train else self.dls.valid))
         with no_trace(self, subs):
             if size: self.dls = with_stretches(self.dls, size)
-            self.n_epochs,self.epochs,self.trains = epochs,range(epochs),train
+            self.n_epochs,self.epochs,self.trains,self.validates = epochs,range(epochs),train,bool(valid)
             if train: self._set_opt(lr, keep_opt)
             self._fit(train, valid)
 
