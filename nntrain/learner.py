@@ -49,7 +49,8 @@ class Learner(Publisher):
         self.opt,self.history,self.mean_loss,self.quiet = None,[],RunningMean(),False
         self.parts,self.part_means,self._loader,self._divisor,self._targets,self._frozen = {},{},None,None,None,()
         self.shares,self.seen_params,self.fit_lr = [],[],lr # each group's rate as a share of lr; what opt was made for
-        self.epoch,self.batch_idx,self.training,self.fitting,self.subs = 0,-1,False,False,check_subs(subs)
+        self.epoch,self.batch_idx,self.training,self.fitting,self.validates = 0,-1,False,False,False
+        self.subs = check_subs(subs)
 
     def fit(self,
         epochs:int=None, # How many times through the data; or give `steps`

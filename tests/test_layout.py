@@ -33,7 +33,7 @@ not_yet = {
     'width': set(),
     'length': {'subscribers'},
     'order': set(),
-    'listeners': {'checkpoint'},
+    'listeners': set(),
     'patches': set(),
     'front page': set(), # the promise about size and frames
 }
