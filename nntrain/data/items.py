@@ -9,13 +9,12 @@ __all__ = ['Prediction', 'rows_of', 'validation_batch', 'class_names', 'open_pic
 # %% ../../nbs/15_items.ipynb #6c2a0984
 from collections import UserDict,namedtuple
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from torch.nn.utils.rnn import PackedSequence,unpack_sequence
 from ..checks import choice
 from ..core import columns,keep_modes,map_tensors,with_column
-from .collate import floats,hf_ds_collate_fn,pixels
+from .collate import floats,pixels
 from .loader import Rows,first_batches,uncounted # noqa: F401 (it was defined here)
 from .memory import Decoded
 
@@ -25,8 +24,7 @@ def rows_of(
 )->tuple:
     "The data set behind `dl` and the function that makes a batch of its rows; `None` for what it doesn't show"
     ds = getattr(dl, 'dataset', None)
-    if isinstance(ds, Decoded): return ds.ds,partial(hf_ds_collate_fn, flatten=ds.flatten, masks=ds.masks)
-    if isinstance(ds, Rows): return ds.ds,ds.collate_fn
+    if isinstance(ds, (Decoded, Rows)): return ds.ds,ds.collate_fn
     return ds,getattr(dl, 'collate_fn', None)
 
 def _valid(dls): return dls.train if getattr(dls, 'valid', None) is None else dls.valid
