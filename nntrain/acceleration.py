@@ -10,11 +10,10 @@ __all__ = ['GradAccumS', 'autocast_dtype', 'MixedPrecisionS', 'GradClipS', 'plot
 import math,operator,warnings
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
 import torch
 from torch import nn
 from .checks import choice,number,whole
-from .core import map_tensors,n_batches
+from .core import map_tensors,n_batches,names_from
 from .events import CancelBatchException,CancelStepException
 from .learner import MomentumLearner
 from .schedule import StatefulS,Trace
@@ -249,9 +248,6 @@ def compile_model(
 
 # %% ../nbs/32_acceleration.ipynb #e0f34291
 _all_ = ['AugmentS', 'NormalizationS']
-_rooms = dict(EMAS='average', SchedulerS='schedule', ResBlock='models', resnet='models', conv_conn='models',
-              ModelMonitorS='inspect')
 
-def __getattr__(name):
-    if name not in _rooms: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f'nntrain.{_rooms[name]}'), name)
+__getattr__ = names_from(EMAS='average', SchedulerS='schedule', ResBlock='models', resnet='models', conv_conn='models',
+                         ModelMonitorS='inspect')
