@@ -238,13 +238,10 @@ def one_cycle(
     if pct_start*total_steps==1: pct_start += 1e-6 if pct_start<1 else -1e-6 # torch would divide by zero
     return OneCycleLR(opt, max_lr or [g['lr'] for g in opt.param_groups], total_steps, pct_start=pct_start, **kwargs)
 
-def _share(i, w, n, cosine): # of the peak, at step i of n, w of which are warm-up; a partial of it can be pickled
+def _share(i, n, warmup, cosine): # of the peak, at step i of n; a partial of it can be pickled
+    w = round(n*warmup)
     left = 1-(i-w)/max(n-w, 1)
     return (i+1)/(w+1) if i<w else (1-math.cos(math.pi*left))/2 if cosine else left
-
-def _warmup(opt, total_steps, warmup, cosine):
-    w = round(total_steps*number('warmup', warmup, below=1))
-    return LambdaLR(opt, partial(_share, w=w, n=total_steps, cosine=cosine))
 
 def warmup_cosine(
     opt, # The optimizer; its learning rates are the peak
@@ -252,7 +249,8 @@ def warmup_cosine(
     warmup:float=0.1 # Share of the run in which the rate rises
 )->LambdaLR:
     "Straight up, then down to 0 along half a cosine. Raises `ValueError` on a `warmup` of 1 or more, or below 0."
-    return _warmup(opt, total_steps, warmup, cosine=True)
+    warmup = number('warmup', warmup, below=1)
+    return LambdaLR(opt, partial(_share, n=total_steps, warmup=warmup, cosine=True))
 
 def warmup_linear(
     opt, # The optimizer; its learning rates are the peak
@@ -260,7 +258,8 @@ def warmup_linear(
     warmup:float=0.1 # Share of the run in which the rate rises
 )->LambdaLR:
     "Straight up, then straight down to 0. Raises `ValueError` on a `warmup` of 1 or more, or below 0."
-    return _warmup(opt, total_steps, warmup, cosine=False)
+    warmup = number('warmup', warmup, below=1)
+    return LambdaLR(opt, partial(_share, n=total_steps, warmup=warmup, cosine=False))
 
 # %% ../nbs/30_schedule.ipynb #dc83eee7
 def plot_lr(
@@ -322,7 +321,7 @@ class EarlyStoppingS(StatefulS):
     def cleanup_fit(self, learn):
         if self._running and self.weights: learn.model.load_state_dict(self.weights)
         if self._running and self.bad >= self.patience and not learn.quiet:
-            best = f"epoch {self.best_epoch}, {self.monitor} {self.best:.3f}" if self.weights else None
-            print(f"EarlyStoppingS: {self.monitor} hasn't improved for {self.bad} epochs" +
-                  (f'; the weights are those of {best}' if best else ''))
+            print(f"EarlyStoppingS: {self.monitor} hasn't improved for {self.bad} epochs" + (
+                  f'; the weights are those of epoch {self.best_epoch}, {self.monitor} {self.best:.3f}'
+                  if self.weights else ''))
         super().cleanup_fit(learn)

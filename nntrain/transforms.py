@@ -29,7 +29,7 @@ def with_column(
     res[list(batch)[i]] = x
     return res
 
-# %% ../nbs/31_transforms.ipynb #47d64845
+# %% ../nbs/31_transforms.ipynb #cc138a7e
 def has_places(
     y, # The targets of a batch: a tensor, or lists and dicts of them
     x:torch.Tensor # Its inputs
@@ -37,7 +37,7 @@ def has_places(
     "Does `y` hold what has its place in the pictures `x`: masks as large as they are, or boxes?"
     nested,found = not isinstance(y, torch.Tensor),[]
     def look(t):
-        mask = x.ndim==4 and t.ndim > 2-nested and t.shape[-2:]==x.shape[-2:]
+        mask = getattr(x, 'ndim', 0)==4 and t.ndim > 2-nested and t.shape[-2:]==x.shape[-2:]
         boxes = nested and t.ndim > 1 and t.shape[-1]==4
         found.append(mask or boxes or type(t).__module__.startswith('torchvision.tv_tensors'))
         return t
@@ -58,7 +58,8 @@ def seeded_on(
 class AugmentS(StatefulS):
     """Changes the inputs of training batches at random, the same way for the same (seed, epoch, batch). Raises
     `TypeError` or `ValueError` on bad arguments; in the fit, `ValueError` if the inputs are no pictures and
-    torchvision would take them for one, or on targets that would have to move with them and can't."""
+    torchvision would take them for one, or on targets that would have to move with them and can't; `TypeError` if
+    they are no tensor."""
     order,state,epoch,i = DeviceS.order+1,('epoch', 'i'),0,0
     def __init__(self,
         transform, # Called with inputs (samples, channels, height, width): a v2 transform of torchvision, or a function
@@ -96,6 +97,9 @@ class AugmentS(StatefulS):
     ):
         """`x`, or a list of it and `targets`, transformed in full precision with the random numbers of this epoch and
         batch"""
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"AugmentS wants a tensor of inputs, not a {type(x).__name__}: transform pictures of "
+                            "several sizes one by one in the data set")
         if x.ndim<4 and type(self.transform).__module__.startswith('torchvision'):
             raise ValueError(f"AugmentS got inputs of shape {tuple(x.shape)}, and torchvision would take them for one "
                              "picture: don't flatten, partial(hf_ds_collate_fn, flatten=False)")
