@@ -12,7 +12,7 @@ import math,torch
 from collections import namedtuple
 from contextlib import contextmanager,suppress
 from .checks import loss_kind
-from .core import columns,map_tensors
+from .core import columns,frozen_modules,map_tensors
 from .data.loader import first_batches
 from .finite import is_sum
 from .subscribers import DeviceS
@@ -46,6 +46,7 @@ class Sample:
         "What the model predicts for `batch`"
         self.learn.batch,self.learn.training = self.batch if batch is None else batch,train
         self.learn.model.train(train)
+        for m in self.learn._frozen: m.training = False
         with torch.set_grad_enabled(train): self.learn.predict()
         return self.learn.preds
 
@@ -67,7 +68,8 @@ def fit_aside(
 ):
     """Context manager: `learn` as at the first batch of a fit that leaves no trace, with the subscribers that may
     prepare a batch. Raises as `aside` does, and what a subscriber raises in `before_fit`."""
-    fit = dict(n_epochs=1, epochs=range(1), epoch=0, batch_idx=0, trains=True, training=True, dl=learn.dls.train)
+    fit = dict(n_epochs=1, epochs=range(1), epoch=0, batch_idx=0, trains=True, training=True, dl=learn.dls.train,
+               _frozen=frozen_modules(learn.model))
     modules = learn.model.modules() if hasattr(learn.model, 'modules') else ()
     kept = [(m, {k: v for k,v in vars(m).items() if k[0]!='_'}) for m in modules]
     with aside(learn, weights=True, quiet=True, **fit):
@@ -128,6 +130,10 @@ SYMPTOMS = dict(
         "targets are from {low:.3g} to {high:.3g}, but binary cross entropy is for 0 to 1",
         "outside of it the loss can fall without end",
         "scale them, or use another loss, such as F.mse_loss for numbers"),
+    alike=(
+        "all {n:,} labels that were read are {value}",
+        "there is nothing to tell apart",
+        "look at the labels; a mask of class numbers must not be divided by 255"),
     ignored=(
         "{share:.0%} of the labels are -100, and don't count",
         "the model learns from few of the data",
@@ -180,11 +186,14 @@ def check_labels(
 def check_weighing(
     s:Sample # What is looked at
 )->dict:
-    "Labels of -100, if they are more than 9 in 10, or if nobody knows that they don't count; losses that are sums"
+    "Labels that are all the same, or mostly -100, or -100 where that isn't known; losses that are sums"
     whole = isinstance(s.y, torch.Tensor) and not s.y.is_floating_point()
-    share = float((s.targets(s.train)==-100).float().mean()) if whole else 0
+    y = s.targets(s.train) if whole else torch.zeros(0)
+    share,seen = float((y==-100).float().mean()) if whole else 0,y[y!=-100].unique()
+    alike = s.kind!='own' and len(y) > 32 and len(seen)==1 and dict(n=len(y), value=int(seen[0]))
     unweighted = share and s.kind is None and type(s.learn).n_samples is Learner.n_samples
-    return dict(ignored=share > .85 and dict(share=share), unweighted=unweighted, sums=is_sum(s.learn.loss_fn))
+    return dict(alike=alike, ignored=share > .85 and dict(share=share), unweighted=unweighted,
+                sums=is_sum(s.learn.loss_fn))
 
 def _varies(p): # a model may scale its inputs itself
     p = p.detach().float() if isinstance(p, torch.Tensor) and len(p) > 1 else torch.zeros(2)
@@ -263,6 +272,10 @@ SYMPTOMS |= dict(
         "the prediction for a sample depends on the others in its batch",
         "results change with the batch size and the order, and validation can't be trusted",
         "look for a reshape, softmax, mean or norm over dimension 0"),
+    moving=(
+        "the weights of {layers} are frozen, but its statistics go on moving",
+        "a frozen body changes all the same, and with it what the head was trained on",
+        "put it into evaluation mode before the fit, body.eval(): it stays so"),
     eval_layers=(
         "layers stay in eval mode while training: {layers}",
         "their dropout does nothing, and their batch norm never learns its statistics",
@@ -299,12 +312,15 @@ def check_mixing(
 def check_modes(
     s:Sample # What is looked at
 )->dict:
-    "Layers that stay in eval mode while the model is trained"
+    "Layers that stay in eval mode while the model is trained; frozen batch norms that don't"
     s.predict(train=True)
     def frozen(m): return (ps := list(m.parameters())) and not any(p.requires_grad for p in ps)
     meant = {o for m in s.learn.model.modules() if frozen(m) for o in m.modules()}
-    off = [name or 'the model' for name,m in s.learn.model.named_modules() if not m.training and m not in meant]
-    return dict(eval_layers=off and dict(layers=', '.join(off[:3])))
+    off = [name or 'the model' for name,m in s.learn.model.named_modules() if not m.training and m not in meant
+           and m not in s.learn._frozen]
+    moving = [name for name,m in s.learn.model.named_modules() if getattr(m, 'running_mean', None) is not None
+              and m.training and m in meant]
+    return {k: v and dict(layers=', '.join(v[:3])) for k,v in dict(eval_layers=off, moving=moving).items()}
 
 # %% ../nbs/53_check.ipynb #c629dc87
 SYMPTOMS |= dict(

@@ -32,6 +32,11 @@ def is_sum(
     "Was `loss_fn` told to give the sum over the batch, by `reduction='sum'`?"
     return _settings(loss_fn)[1].get('reduction')=='sum'
 
+def _count(weight, ignored, y):
+    if weight is None and ignored < 0 and y.is_cpu and y.numel() and y.min().item() >= 0: return y.numel()
+    counts = y!=ignored
+    return counts.count_nonzero() if weight is None else (weight[y.where(counts, 0)]*counts).sum()
+
 def divisor(
     loss_fn # A loss function
 ):
@@ -39,12 +44,7 @@ def divisor(
     tensor, so that nothing waits for the device; `None` for all others, which divide by the number of rows"""
     f,kw = _settings(loss_fn)
     if f not in (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss.forward, nn.NLLLoss.forward): return None
-    weight,ignored = kw.get('weight'),kw.get('ignore_index', -100)
-    def count(y):
-        if weight is None and ignored < 0 and y.is_cpu and y.numel() and y.min().item() >= 0: return y.numel()
-        counts = y!=ignored
-        return counts.count_nonzero() if weight is None else (weight[y.where(counts, 0)]*counts).sum()
-    return count
+    return partial(_count, kw.get('weight'), kw.get('ignore_index', -100))
 
 # %% ../nbs/22_finite.ipynb #880d21ae
 def _finite(x):

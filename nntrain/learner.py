@@ -69,7 +69,7 @@ class Learner(Publisher):
             next(self.iter_preds(self.dls.train if train else self.dls.valid))
         with no_trace(self, subs):
             if size: self.dls = with_stretches(self.dls, size)
-            self.n_epochs,self.epochs,self.trains = epochs,range(epochs),train
+            self.n_epochs,self.epochs,self.trains,self.validates = epochs,range(epochs),train,bool(valid)
             if train: self._set_opt(lr, keep_opt)
             self._fit(train, valid)
 
@@ -233,11 +233,11 @@ class Learner(Publisher):
     lr_find = doorbell('predict.lr_find',
                        "`(start_lr=1e-5, mult=1.25, plot=True)`: try growing rates, suggest one. Changes nothing.")
     iter_preds = doorbell('predict.iter_preds',
-                          "`(dl=None, with_targets=False)`: the predictions for each batch of `dl`, one by one.")
+                          "`(dl=None, with_targets=False, subs=())`: predictions, batch by batch.")
     get_preds = doorbell('predict.get_preds',
-                         "`(dl=None, with_targets=False)`: the predictions for all of `dl`, in its order.")
+                         "`(dl=None, with_targets=False, subs=())`: all predictions, in the order of the data.")
     predict_item = doorbell('predict.predict_item',
-                            "`(item)`: the prediction for a single thing, such as the path of a picture.")
+                            "`(item, kind=None)`: the prediction for a single thing, such as the path of a picture.")
     fit_one_cycle = doorbell('schedule.fit_one_cycle',
                              "`(epochs, max_lr, ...)`: fit with a learning rate that rises and falls.")
     plot_lr = doorbell('schedule.plot_lr', "Plot the learning rate of the last fit with a schedule.")

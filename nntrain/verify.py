@@ -7,12 +7,14 @@ __all__ = ['first_difference', 'StopAfterS', 'ResumeReport', 'verify_resume']
 
 # %% ../nbs/43_verify.ipynb #389b86ac
 import random,tempfile
+from contextlib import contextmanager,nullcontext
 from copy import copy,deepcopy
 from dataclasses import dataclass
+from itertools import islice
 import torch
 from .checkpoint import CheckpointS
 from .checks import whole
-from .core import keep_rng,map_tensors,n_batches,rng_state,set_rng_state,set_seed
+from .core import add_note,keep_rng,map_tensors,n_batches,rng_state,set_rng_state,set_seed
 from .events import CancelFitException,Subscriber
 from .saving.state import WrappedLoader,attributes,named_subs,run_state
 from .subscribers import DeviceS,LRFindS,MetricsS,ProgressS
@@ -45,6 +47,13 @@ def first_difference(
     return next((d for p in pairs if (d := first_difference(*p))), None)
 
 # %% ../nbs/43_verify.ipynb #64874d92
+class _ShortS(Subscriber):
+    "Cuts each pass to its first `most` batches, before anybody sees the loader"
+    order = CheckpointS.order-1
+    def __init__(self, most): self.most = most
+    def before_epoch(self, learn): # a loader that goes on in the middle of a pass says where
+        learn.dl = WrappedLoader(learn.dl, lambda dl: islice(dl, self.most-getattr(dl, 'batch', 0)))
+
 class StopAfterS(Subscriber):
     "Ends a fit after a training batch, and keeps its state and a checksum of every batch"
     order,state,n = 1000,None,0
@@ -85,14 +94,13 @@ class ResumeReport:
 def _copied(learn):
     "A learner like this one, that shares nothing with it but the data sets"
     loaders = [getattr(learn.dls, split, None) for split in ('train', 'valid')]
-    memo,new = {id(dl.dataset): dl.dataset for dl in loaders if hasattr(dl, 'dataset')},copy(learn)
-    try: new.model,new.dls,new.history = deepcopy(learn.model),deepcopy(learn.dls, memo),[]
+    new = copy(learn)
+    memo = {id(dl.dataset): dl.dataset for dl in loaders if hasattr(dl, 'dataset')} | {id(learn): new}
+    passing = dict(opt=None, history=[], _listeners=None, batch=None, preds=None, loss=None, _divisor=None)
+    try: vars(new).update(deepcopy({k: v for k,v in vars(learn).items() if k not in passing}, memo) | passing)
     except Exception as e:
         raise TypeError(f"this learner can't be copied ({e!r}): give verify_resume a function that makes a new one, "
                         "make=...") from e
-    subs = [s for s in learn.subs if getattr(s, 'aside', True) and not isinstance(s, (ProgressS, LRFindS))]
-    new.subs = deepcopy(subs)
-    new.mean_loss,new.opt = type(learn.mean_loss)(),None
     return new
 
 def _cause(straight, resumed, again, learn):
@@ -120,28 +128,39 @@ def _cause(straight, resumed, again, learn):
             "module, a global variable")
 
 # %% ../nbs/43_verify.ipynb #2f76766c
+@contextmanager
+def _advising():
+    try: yield
+    except Exception as e:
+        add_note(e, "nntrain: verify_resume trains copies. If something knows the learner's own model, give it a "
+                    "function that makes a new learner, make=...")
+        raise
+
 def verify_resume(
     learn, # A learner
-    steps:int=20, # Training batches to run
+    steps:int=None, # Training batches to run; `None`: 20, with passes of at most 13, so that one comes to its end
     *, make=None, # Called without arguments, makes a new learner like this one; `None` copies this one
     epochs:int=None, # What `fit` is told, which a schedule may depend on; `None` is as many as it takes
     seed:int=0 # Decides where the run is stopped
 )->ResumeReport:
     """Train a copy, stop it at a random batch, resume in another copy, and compare with a run that wasn't stopped.
-    Changes nothing but what a data set itself remembers. It is `learn.verify_resume(...)`. Raises `ValueError` on fewer
-    than 2 steps or a run that ends before them, `TypeError` if the learner can't be copied."""
-    n,k = n_batches(learn.dls.train),random.Random(seed).randint(1, whole('steps', steps, 2)-1)
-    epochs = epochs or (-(-steps//n) if n else steps)
+    Changes nothing but what a data set itself remembers: the copies share it with the learner. Subscribers with
+    `aside = False` don't take part. It is `learn.verify_resume(...)`. Raises `ValueError` on fewer than 2 steps or a
+    run that ends before them, `TypeError` if the learner can't be copied."""
+    n,short = n_batches(learn.dls.train),steps is None
+    n,steps = (min(n or 13, 13), 20) if short else (n, whole('steps', steps, 2))
+    k,epochs = random.Random(seed).randint(n+1 if short else 1, steps-1),epochs or (-(-steps//n) if n else steps)
     with keep_rng(), tempfile.TemporaryDirectory() as d:
         start = rng_state()
         set_seed(seed+1)
         other = rng_state()
         def run(stop, *subs, fetch=False, rng=start):
             new,stopper = make() if make else _copied(learn),StopAfterS(stop, fetch)
-            new.quiet = True
+            quiet = [s for s in new.subs if getattr(s, 'aside', True) and not isinstance(s, (ProgressS, LRFindS))]
+            new.quiet,new.subs = True,[*quiet, *[_ShortS(n)][:short]]
             set_rng_state(rng)
             for p in new.model.parameters() if rng is other else (): p.data.add_(1) # as a new process would have others
-            new.fit(epochs, subs=[stopper, *subs])
+            with nullcontext() if make else _advising(): new.fit(epochs, subs=[stopper, *subs])
             return stopper,new
         straight,copied = run(steps)
         if straight.state is None:

@@ -90,7 +90,7 @@ CASES = {
     'all frozen':              (lambda tmp: fit(net().requires_grad_(False)), ValueError, ['frozen', r'requires_grad_\(True\)'], BEFORE),
     'optimizer without them':  (lambda tmp: fit(opt=Foreign), ValueError, ['no trainable parameter of model', 'must use the parameters'], BEFORE),
     'model on another device': (lambda tmp: fit(net().to('meta'), loss_fn=F.cross_entropy), (RuntimeError, NotImplementedError), ['model is on meta, the batch on cpu', r'DeviceS\(\)'], BEFORE),
-    'checkpoints in a file':   (lambda tmp: ((tmp/'f').touch(), fit(subs=[CheckpointS(tmp/'f')])), OSError, ["dir: checkpoints can't be written there", 'Give CheckpointS a folder'], BEFORE),
+    'checkpoints in a file':   (lambda tmp: ((tmp/'f').touch(), fit(subs=[CheckpointS(tmp/'f')])), OSError, ["dir: checkpoints can't be written there", 'Give CheckpointS another folder'], BEFORE),
     'checkpoints: no folder':  (lambda tmp: ((tmp/'f').touch(), fit(subs=[CheckpointS(tmp/'f'/'run')])), OSError, ["dir: checkpoints can't be written there"], BEFORE),
     'scheduler: too few steps': (lambda tmp: fit(epochs=2, subs=[SchedulerS(lambda opt: OneCycleLR(opt, .1, total_steps=3))]), ValueError, ['total_steps|steps'], LATER),
     'the same one twice':      (lambda tmp: fit(subs=[m := MetricsS(), Raises('before_fit'), m]), ValueError, ['same MetricsS twice', 'leave one out'], BEFORE),

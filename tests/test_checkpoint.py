@@ -15,7 +15,7 @@ from nntrain.dataloaders import DataLoaders
 from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException, Subscriber
 from nntrain.learner import Learner
 from nntrain.schedule import Trace, SchedulerS
-from nntrain.saving.files import read_file
+from nntrain.saving.files import BadCheckpoint, read_file, write_file
 from nntrain.saving.state import run_state
 from nntrain.subscribers import MetricsS, ProgressS
 
@@ -204,7 +204,9 @@ def test_a_long_run_has_no_larger_checkpoints(monkeypatch, sub):
 def test_nan_after_a_resume_goes_back_to_the_resumed_weights(tmp_path):
     "Not to those that the new process was born with"
     x, y = torch.randn(64, 4), torch.arange(64)%3
-    def learner(seed, x=x):
+    class SpoilS(Subscriber):
+        def before_batch(self, learn): learn.batch = learn.batch[0]*float('nan'),learn.batch[1]
+    def learner(seed):
         torch.manual_seed(seed)
         learn = Learner(nn.Linear(4, 3), SimpleNamespace(train=list(zip(x.split(16), y.split(16))), valid=None), F.cross_entropy, partial(torch.optim.SGD, momentum=.9), .1)
         learn.quiet = True
@@ -213,8 +215,8 @@ def test_nan_after_a_resume_goes_back_to_the_resumed_weights(tmp_path):
     first.fit(1, valid=False, subs=[CheckpointS(tmp_path)])
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # more epochs than the run was begun with
-        second = learner(1, x*float('nan'))
-        with pytest.raises(FloatingPointError, match='back at the beginning of the fit'): second.fit(2, valid=False, subs=[CheckpointS(tmp_path)])
+        second = learner(1)
+        with pytest.raises(FloatingPointError, match='back at the beginning of the fit'): second.fit(2, valid=False, subs=[CheckpointS(tmp_path), SpoilS()])
     assert torch.equal(second.model.weight, first.model.weight) and not torch.equal(learner(1).model.weight, first.model.weight)
     assert torch.equal(*(o.opt.state_dict()['state'][0]['momentum_buffer'] for o in (first, second)))
 
@@ -230,3 +232,134 @@ def test_the_best_goes_by_the_name(tmp_path):
     assert CheckpointS(tmp_path, monitor='valid_x', mode='max').sign==1
     for bad in (dict(monitor='valid_x'), dict(monitor='valid_loss', mode='most')):
         with pytest.raises(ValueError, match='mode'): CheckpointS(tmp_path, **bad)
+
+class StopS(Subscriber):
+    "Raises, as a kill would end the run, in an event of an epoch and batch"
+    def __init__(self, event, epoch=0, batch=5, exc=InterruptedError): self.at,self.exc = (epoch, batch),exc; setattr(self, event, self.go)
+    def go(self, learn):
+        if (learn.epoch, learn.batch_idx)==self.at: raise self.exc
+
+def weights(learn): return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+def rows(learn): return [{k: v for k,v in r.items() if k!='seconds'} for r in learn.history]
+
+def test_one_run_at_a_time(tmp_path):
+    "The second is told who has the folder, before anything in it is touched; after the first it may have it"
+    class SecondS(Subscriber):
+        def after_epoch(self, learn):
+            if learn.epoch: return
+            before = sorted(os.listdir(tmp_path))
+            with pytest.raises(BlockingIOError, match=f'in use by process {os.getpid()} on .* since'): quiet([CheckpointS(tmp_path, resume=False)], 1)
+            assert sorted(os.listdir(tmp_path))==before
+            assert not (pid := os.fork()) or os.waitpid(pid, 0) # a child's end changes nothing
+            if not pid: os._exit(0)
+    quiet([CheckpointS(tmp_path), SecondS()], 2)
+    with pytest.raises(InterruptedError): quiet([CheckpointS(tmp_path/'b'), StopS('after_batch')], 2)
+    quiet([CheckpointS(tmp_path/'b')], 2)
+    assert not list(tmp_path.rglob('.*'))
+    with pytest.raises(ValueError, match='two CheckpointS'): quiet([CheckpointS(tmp_path/'c'), CheckpointS(tmp_path/'d')], 1)
+
+@pytest.mark.parametrize('stop', [None, 'after_epoch'])
+def test_a_fit_that_is_done_left_a_trained_model(tmp_path, stop):
+    "Between two fits of a script that is run again, although the first one isn't; the first may end early"
+    def script(folder, seed, subs=()):
+        set_seed(seed)
+        ckpt,learn = CheckpointS(folder, keep=1),quiet([], 0)
+        with torch.no_grad():
+            for p in learn.model.parameters(): p.mul_(seed)
+        early = [StopS(stop, 1, 7, CancelFitException)] if stop else []
+        learn.fit(3, subs=[ckpt, EMAS(.9), *early])
+        between = weights(learn),rows(learn),learn.validate()
+        learn.fit(3, lr=.1, subs=[ckpt, *subs])
+        return *between,weights(learn),rows(learn)
+    whole = script(tmp_path/'whole', 1)
+    with pytest.raises(InterruptedError): script(tmp_path/'run', 1, [StopS('after_batch', 2)])
+    again = script(tmp_path/'run', 2)
+    for a,b in zip(whole, again): assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a==b or a['loss']==b['loss']
+    assert len(list((tmp_path/'run').glob('*.pt')))==2 # the newest, and how the second one began
+
+def test_newer_work_is_not_thrown_away(tmp_path):
+    "By a folder that holds a finished run"
+    learn = quiet([CheckpointS(tmp_path)], 2)
+    learn.subs = []
+    learn.fit(4)
+    trained = weights(learn)
+    with pytest.raises(ValueError, match='8 passes of the learner .* resume=False'): learn.fit(2, subs=[CheckpointS(tmp_path)])
+    assert torch.equal(weights(learn), trained) and len(learn.history)==12
+    other = quiet([], 1)
+    other.history[0]['loss'] += .1
+    with pytest.raises(ValueError, match='1 passes of the learner'): other.fit(2, subs=[CheckpointS(tmp_path)])
+    with pytest.warns(UserWarning, match='goes on from that file all the same'): other.fit(2, subs=[CheckpointS(tmp_path, changed='allow')])
+    assert len(other.history)==4
+
+def test_a_run_that_was_interrupted_goes_on_in_the_same_learner(tmp_path):
+    "What it did since the last checkpoint comes again"
+    learn = quiet([], 0)
+    with pytest.raises(InterruptedError): learn.fit(3, subs=[CheckpointS(tmp_path, every=100), StopS('after_batch', 2)])
+    with pytest.raises(InterruptedError): learn.fit(3, subs=[CheckpointS(tmp_path, every=5), StopS('after_batch', 1)])
+    assert len(learn.history)>2
+    learn.fit(3, subs=[CheckpointS(tmp_path)])
+    assert [r['epoch'] for r in learn.history[-6:]]==[0, 0, 1, 1, 2, 2]
+
+def test_an_error_in_a_validation_costs_no_epoch(tmp_path):
+    "Such as a NaN in its data: the epoch was trained well, and is saved"
+    def learner(bad):
+        learn = quiet([], 0)
+        x = torch.rand(16, 2)
+        x[3,0] = float('nan') if bad else .5
+        learn.dls = SimpleNamespace(train=learn.dls.train, valid=[(x, torch.arange(16)%2)])
+        return learn
+    learn = learner(True)
+    with pytest.raises(FloatingPointError): learn.fit(2, subs=[CheckpointS(tmp_path)])
+    assert read_file(tmp_path/'checkpoint-000001.pt')['at']==[0, 'eval', 0]
+    steps = []
+    class StepS(Subscriber):
+        def after_step(self, learn): steps.append(learn.epoch)
+    again,whole = learner(False),learner(False)
+    again.fit(2, subs=[CheckpointS(tmp_path), StepS()])
+    whole.fit(2)
+    assert steps==[1]*8 and torch.equal(weights(again), weights(whole)) and [r['mode'] for r in again.history]==['train', 'eval']*2
+
+def test_what_cant_be_stored_is_named_before_the_first_batch(tmp_path):
+    class ClockS(Subscriber):
+        def state_dict(self): return dict(t=[self])
+        def load_state_dict(self, state): pass
+    with pytest.raises(TypeError, match=r"subs\['ClockS'\]\['t'\]\[0\] is a ClockS"): quiet([CheckpointS(tmp_path), ClockS(), StopS('before_batch', 0, 0)], 1)
+
+def test_wrong_parts_of_a_whole_file_are_named(tmp_path):
+    "Its checksum is right, but somebody else wrote it"
+    with pytest.raises(InterruptedError): quiet([CheckpointS(tmp_path, every=3), StopS('after_batch')], 2)
+    f = tmp_path/'checkpoint-000001.pt'
+    state = read_file(f)
+    wrong = dict(at='x', history=5, rng=dict(python=1, numpy=2, torch=3), opt={}, subs=7, n_epochs='a', fits='0', run=None, best='x', data=dict(train=dict(seed='a')))
+    for k,v in wrong.items():
+        write_file({**state, k: v}, f)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with pytest.raises(BadCheckpoint, match=f'part {k}'): quiet([CheckpointS(tmp_path, every=3)], 2)
+
+def test_a_shorter_stream_is_seen(tmp_path):
+    def learner(n):
+        learn = quiet([], 0)
+        learn.dls = SimpleNamespace(train=DataLoader(Stream(n), 8), valid=None)
+        return learn
+    class Stream(torch.utils.data.IterableDataset):
+        def __init__(self, n): self.n = n
+        def __iter__(self): return iter([(torch.tensor([i/64, 1-i/64]), i%2) for i in range(self.n)])
+    with pytest.raises(InterruptedError): learner(64).fit(1, valid=False, subs=[CheckpointS(tmp_path, every=6), StopS('after_batch', 0, 6)])
+    with pytest.raises(ValueError, match='has 2 batches now, and the run was saved after 6'): learner(16).fit(1, valid=False, subs=[CheckpointS(tmp_path)])
+
+@pytest.mark.parametrize('stop', [KeyboardInterrupt(), OSError(28, 'No space left on device')])
+def test_a_save_that_ends_half_way_leaves_the_one_before(tmp_path, monkeypatch, stop):
+    "And nothing else: a second Ctrl-C in a save is a KeyboardInterrupt, not an error of torch's"
+    saves,real = [],torch.save
+    class Stops:
+        def __init__(self, f): self.f,self.flush,self.n = f,f.flush,0
+        def write(self, b):
+            self.n += 1
+            if self.n==9: raise stop
+            return self.f.write(b)
+    monkeypatch.setattr(torch, 'save', lambda state, f: (saves.append(f), real(state, Stops(f) if len(saves)==2 else f)))
+    with pytest.raises(type(stop)): quiet([CheckpointS(tmp_path)], 3)
+    assert [f.name for f in tmp_path.iterdir()]==['checkpoint-000001.pt']
+    whole,again = quiet([], 3),quiet([CheckpointS(tmp_path)], 3)
+    assert rows(again)==rows(whole) and torch.equal(weights(again), weights(whole))

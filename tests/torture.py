@@ -6,7 +6,6 @@ import argparse, os, random, signal, sys, tempfile, time
 from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 import train_script
-from nntrain import checkpoint
 from nntrain.saving import files as storage
 
 POINTS = ('write', 'written', 'replaced', 'pruning')
@@ -32,7 +31,7 @@ def kill_in_save(nth, point, rnd):
     def unlink(old, *a, **k):
         if count['save']==nth and point=='pruning' and a[0].suffix=='.pt': die()
         return old(*a, **k)
-    patched(checkpoint, 'write_file', save); patched(storage.torch, 'save', lambda old, state, f: old(state, Dying(f)))
+    patched(storage, 'write_file', save); patched(storage.torch, 'save', lambda old, state, f: old(state, Dying(f)))
     patched(os, 'replace', replace); patched(Path, 'unlink', unlink)
 
 class Job:

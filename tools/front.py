@@ -9,7 +9,8 @@ from pathlib import Path
 
 mark = '<!-- rooms: tools/front.py writes this table from the notebooks -->'
 
-tutorials = 'digit_classifier', 'fashion_mnist', 'write_a_subscriber', 'deeper', 'text_classification', 'callbacks', 'from_bare_loop_to_learner' # in this order; others follow
+tutorials = ('digit_classifier', 'fashion_mnist', 'write_a_subscriber', 'deeper', 'text_classification', 'segmentation', 'multi_label',
+             'language_model', 'tables', 'fine_tuning', 'gan', 'callbacks', 'from_bare_loop_to_learner') # in this order; others follow
 
 def read(path): return json.loads(path.read_text(encoding='utf-8'))
 
