@@ -10,7 +10,6 @@ __all__ = ['device', 'doorbell', 'Learner', 'FirstPassS', 'check_free', 'no_trac
 # %% ../nbs/23_learner.ipynb #da742f06
 import warnings
 from contextlib import contextmanager
-from copy import copy
 from importlib import import_module
 from time import perf_counter
 import torch

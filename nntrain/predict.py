@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler,SequentialSampler
 from .checks import check_dl,loss_kind
 from .core import batch_len,columns,keep_modes,keep_rng,to_cpu,to_device
 from .dataloaders import DataLoaders
-from .data.items import Prediction,as_prediction,class_names,evaluating,explain_shape,item_batch,joined,uncounted
+from .data.items import as_prediction,class_names,evaluating,explain_shape,item_batch,joined,uncounted
 from .events import Listeners,check_subs
 from .learner import Learner,check_free
 from .subscribers import LRFindS,snapshot
