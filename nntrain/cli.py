@@ -32,7 +32,7 @@ class BadOption(ValueError):
 def _bad_option(prefix=''):
     "Turn the errors of a check into a `BadOption`: `prefix` and the message"
     try: yield
-    except Exception as e: raise BadOption(f'{prefix}{e}') from e
+    except Exception as e: raise BadOption(f'{prefix}{e or type(e).__name__}') from e # files raise anything
 
 def _printable(s):
     "`s` on one line, without control characters: names of files and classes come from anywhere"
@@ -273,21 +273,20 @@ def load_run(
     weights:str # A file of weights with config.json beside it, or the folder of both
 )->tuple:
     "The trained model of a run, and its config. Raises `BadOption` if it isn't whole."
-    from PIL import Image,ImageMode
+    from PIL.Image import MAX_IMAGE_PIXELS,getmodebands
     path = Path(weights)/'weights.pt' if os.path.isdir(weights) else Path(weights)
     if not os.path.isfile(path): raise BadOption(f"WEIGHTS: there is no file {path}: train first, with nntrain_train")
     try:
         config = json.loads((path.parent/'config.json').read_text())
-        names,shape,transform = config['classes'],config['shape'],config['transform']
-        (width,height),mode = transform['size'],transform['mode']
-        if not isinstance(names, list) or not all(isinstance(o, str) for o in names):
+        shape,(width,height),mode = config['shape'],config['transform']['size'],config['transform']['mode']
+        if (shape[1:]!=[height,width] or whole('width', width, 1)*whole('height', height, 1) > MAX_IMAGE_PIXELS
+            or mode and getmodebands(mode)!=shape[0]):
+            raise ValueError(f"pictures of shape {shape}, size {width} x {height} and mode {mode!r}")
+        if not isinstance(config['classes'], list) or not all(isinstance(o, str) for o in config['classes']):
             raise TypeError("classes must be a list of names")
-        bands = len(ImageMode.getmode(mode).bands) if mode else shape[0]
-        too_large = whole('width', width, 1)*whole('height', height, 1) > Image.MAX_IMAGE_PIXELS
-        if too_large or shape!=[bands,height,width]:
-            raise ValueError(f"pictures of shape {shape}, size {width} x {height} and mode {mode}")
-        with torch.device('meta'): model = get_model(config['model'], shape, len(names))
+        with torch.device('meta'): model = get_model(config['model'], shape, len(config['classes']))
         model.load_state_dict(torch.load(path, map_location='cpu', weights_only=True), assign=True)
+        model.float()
     except Exception as e: # anything may be in those files
         raise BadOption(f"WEIGHTS: {path.parent} isn't a folder that nntrain_train wrote "
                         f"({type(e).__name__}: {' '.join(str(e).split()):.200})") from e
@@ -308,7 +307,7 @@ def nntrain_predict(
             x = hf_ds_collate_fn([(im if list(im.size)==size else im.resize(size),)], flatten=False)[0]
             with evaluating(model): p = as_prediction(model(x)[0], config['classes'])
             print(_printable(f), _printable(p.label), f'{p.probs[p.index]:.3f}', sep='\t', flush=True)
-        except Exception as e: # anything may be in those pictures, too
+        except Exception as e: # anything may be in a picture
             why = str(e).removeprefix('item: ')
             print('nntrain_predict:', _printable(why if f in why else f'{f}: {why}'), file=sys.stderr)
             status = 1
