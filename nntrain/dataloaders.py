@@ -184,6 +184,7 @@ class DataLoaders:
                             "torch.utils.data.DataLoader, which has none of that name")
         bs,generator = whole('batch_size', batch_size, 1, 'rows'),kwargs.pop('generator', None)
         seed = torch.randint(2**63-1, (), generator=generator).item() if seed is None else whole('seed', seed)
+        whole('num_workers', kwargs.get('num_workers', 0))
         valid_bs = whole('valid_batch_size', valid_batch_size, 1, 'rows', none=True) or bs*2
         train_ds = _unwrapped(train_ds)
         ours = getattr(collate_fn, 'func', collate_fn) in (None, hf_ds_collate_fn)
