@@ -388,5 +388,5 @@ class EarlyStopping(EarlyStoppingS):
     def after_epoch(self, learn):
         try: super().after_epoch(learn)
         except CancelFitException: learn.trainable.model_state = 'end'
-        if self.model_path and self.active and self.best_epoch==learn.epoch:
+        if self.model_path and self._running and self.best_epoch==learn.epoch:
             learn.trainable.save(self.model_path, self.save_weights_only)
