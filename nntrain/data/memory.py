@@ -150,6 +150,7 @@ def _load(names, n, file):
         raise ValueError(f"cache_dir: {file} holds no readable copy of the data ({e}). Delete that file") from e
     return res
 
+# %% ../../nbs/13_memory.ipynb #7524f6ee
 def _files(ds, names):
     "What tells the files behind the image columns of `ds`, if they aren't in the data set, from changed ones"
     import pyarrow.compute as pc
