@@ -309,9 +309,8 @@ def fit(self:Model,
             *([] if clip_grad_norm is None else [GradClipS(clip_grad_norm)]),
             *([ProgressS()] if progress and not any(isinstance(s, ProgressS) for s in given) else []), *given]
     own = any(getattr(f := getattr(self, k), '__func__', f) is not vars(Model)[k] for k in _own_steps)
-    learner = OwnStepsLearner if own else ModelLearner
-    learn = learner(self, DataLoaders(train_dl, valid_dl), subs, device,
-                    [c for c in callbacks if not hasattr(c, 'order')])
+    learn = (OwnStepsLearner if own else ModelLearner)(
+        self, DataLoaders(train_dl, valid_dl), subs, device, [c for c in callbacks if not hasattr(c, 'order')])
     learn._checked(epochs, True, learn.validates, [], None)
     self.learn,self.fp16,self.model_state = learn,fp16,'train'
     self.to(device)
