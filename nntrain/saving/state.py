@@ -138,8 +138,8 @@ def set_run_rng(
     state:dict # What `run_rng` returned
 ):
     "Put every generator back. Warns of random numbers that can't be: those of workers which outlive a pass."
-    for dl,was in zip(_persistent(learn), state.get('alive', ())):
-        if not was or dl._iterator is not None: continue
+    lost = [dl for dl,was in zip(_persistent(learn), state.get('alive', ())) if was and dl._iterator is None]
+    for dl in lost:
         iter(dl) # starts the workers, which draws a number
         warnings.warn("a loader has persistent_workers=True, and what its workers draw at random in the data set "
                       "can't be resumed. If they do: make it by DataLoaders, or leave that out")
