@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'named_tensors', 'batch_len', 'columns', 'split_batch', 'n_batches', 'RunningMean', 'frozen_modules',
-           'add_note', 'digits', 'get_dataset']
+           'named_tensors', 'batch_len', 'columns', 'split_batch', 'n_batches', 'with_column', 'RunningMean',
+           'frozen_modules', 'keep_modes', 'add_note', 'digits', 'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
 import os,random,math
@@ -193,6 +193,20 @@ def n_batches(
     try: return len(dl)
     except TypeError: return None
 
+# %% ../nbs/00_core.ipynb #9d42823a
+def with_column(
+    batch, # What a loader yields: a list, a tuple, a dict, or a single tensor
+    i:int, # Which column
+    x # Takes its place
+):
+    "A copy of `batch` with column `i` replaced"
+    if isinstance(batch, tuple) and hasattr(batch, '_fields'): return batch._replace(**{batch._fields[i]: x})
+    if isinstance(batch, (list, tuple)): return type(batch)(x if j==i else o for j,o in enumerate(batch))
+    if isinstance(batch, torch.Tensor) or not hasattr(batch, 'values'): return x
+    res = copy(batch) # a subclass may want other arguments, and have attributes of its own
+    res[list(batch)[i]] = x
+    return res
+
 # %% ../nbs/00_core.ipynb #08ab394f
 def _one_number(value):
     return (f"a value must be one number, not of shape {tuple(value.shape)}: take its mean (a loss function's "
@@ -268,6 +282,17 @@ def frozen_modules(
         frozen = hasattr(m, 'running_mean') or ps and not any(p.requires_grad for p in ps)
         if not m.training and frozen: res.update((id(o), o) for o in m.modules() if not o.training)
     return list(res.values())
+
+@contextmanager
+def keep_modes(
+    model # An `nn.Module`, or anything with `training`
+):
+    "Leave each module of `model` in training or evaluation mode as it was before the `with` block, however it ends"
+    modules = model.modules() if hasattr(model, 'modules') else [model]
+    modes = [(m, m.training) for m in modules if hasattr(m, 'training')]
+    try: yield
+    finally:
+        for m,mode in modes: m.training = mode
 
 # %% ../nbs/00_core.ipynb #34b20e64
 def add_note(

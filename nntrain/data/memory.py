@@ -179,6 +179,7 @@ class Decoded(Dataset):
     ):
         self.ds,self.split,self.flatten = ds,split,flatten
         self.masks = find_masks(ds) if masks is None else list(masks)
+        self.collate_fn = partial(hf_ds_collate_fn, flatten=flatten, masks=self.masks)
         self.cols = decode(ds, split, cache_dir, self.masks)
         self.images = {k for k,f in ds.features.items() if type(f).__name__=='Image'}-set(self.masks)
 
