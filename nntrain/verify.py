@@ -7,7 +7,6 @@ __all__ = ['first_difference', 'StopAfterS', 'ResumeReport', 'verify_resume']
 
 # %% ../nbs/43_verify.ipynb #389b86ac
 import random,tempfile
-from contextlib import contextmanager,nullcontext
 from copy import copy,deepcopy
 from dataclasses import dataclass
 from itertools import islice
@@ -37,14 +36,11 @@ def first_difference(
         if torch.equal(_bits(a), _bits(b)): return None
         if a.is_complex(): return where
         return f'{where}: largest difference {float((a.double()-b.double()).abs().max()):.3g}'
-    if isinstance(a, dict):
-        if list(a)!=list(b): return f'{where}: keys {list(a)[:5]}, {list(b)[:5]}'
-        pairs = [(a[k], b[k], f'{where}[{k!r}]' if where else str(k)) for k in a]
-    elif isinstance(a, (list, tuple)):
-        if len(a)!=len(b): return f'{where}: length {len(a)}, {len(b)}'
-        pairs = [(x, y, f'{where}[{i}]') for i,(x,y) in enumerate(zip(a, b))]
-    else: return None if a==b or (a!=a and b!=b) else f'{where}: {a!r}, {b!r}'
-    return next((d for p in pairs if (d := first_difference(*p))), None)
+    if not isinstance(a, (dict, list, tuple)): return None if a==b or (a!=a and b!=b) else f'{where}: {a!r}, {b!r}'
+    keys,others = (list(x if isinstance(x, dict) else range(len(x))) for x in (a, b))
+    if keys!=others: return f'{where}: {len(a)} items {keys[:5]}, {len(b)} items {others[:5]}'
+    paths = {k: f'{where}[{k!r}]' if where or not isinstance(a, dict) else str(k) for k in keys}
+    return next((d for k,path in paths.items() if (d := first_difference(a[k], b[k], path))), None)
 
 # %% ../nbs/43_verify.ipynb #64874d92
 class _ShortS(Subscriber):
@@ -128,12 +124,13 @@ def _cause(straight, resumed, again, learn):
             "module, a global variable")
 
 # %% ../nbs/43_verify.ipynb #2f76766c
-@contextmanager
-def _advising():
-    try: yield
+def _fit(learn, copied, *args, **kwargs):
+    "Train `learn`; if it is a copy and that fails, the error says what may be the reason"
+    try: learn.fit(*args, **kwargs)
     except Exception as e:
-        add_note(e, "nntrain: verify_resume trains copies. If something knows the learner's own model, give it a "
-                    "function that makes a new learner, make=...")
+        if copied:
+            add_note(e, "nntrain: verify_resume trains copies. If something knows the learner's own model, give it a "
+                        "function that makes a new learner, make=...")
         raise
 
 def verify_resume(
@@ -160,7 +157,7 @@ def verify_resume(
             new.quiet,new.subs = True,[*quiet, *[_ShortS(n)][:short]]
             set_rng_state(rng)
             for p in new.model.parameters() if rng is other else (): p.data.add_(1) # as a new process would have others
-            with nullcontext() if make else _advising(): new.fit(epochs, subs=[stopper, *subs])
+            _fit(new, make is None, epochs, subs=[stopper, *subs])
             return stopper,new
         straight,copied = run(steps)
         if straight.state is None:

@@ -19,6 +19,10 @@ from ..core import add_note,keep_rng,map_tensors,n_batches
 from .order import BatchPlan,mix_seed,seeded
 
 # %% ../../nbs/12_loader.ipynb #26adb655
+def _located(split, where, e):
+    "`e` as a `ValueError` that says in which split it came, and where"
+    return ValueError(f"split {split!r}, {where}: {e if isinstance(e, ValueError) else repr(e)}")
+
 class Rows(Dataset):
     "A map-style data set whose items are batches: `rows[key]` fetches and collates the rows of a `BatchKey`"
     how = 'streamed'
@@ -46,13 +50,11 @@ class Rows(Dataset):
         err:Exception # What it failed with
     )->ValueError:
         "`err` as a `ValueError` that names the split and the row that caused it"
-        def say(where, e):
-            return ValueError(f"split {self.split!r}, {where}: {e if isinstance(e, ValueError) else repr(e)}")
         for i in rows: # alone, then together with the first one
             for group,where in (([i], ''), ([rows[0],i], f' (item 1; row {rows[0]} is item 0)')):
                 try: self.collate_fn(self.fetch(group))
-                except Exception as e: return say(f'row {i}{where}', e)
-        return say(f"rows {rows[:8]}{' and more' if len(rows)>8 else ''}", err)
+                except Exception as e: return _located(self.split, f'row {i}{where}', e)
+        return _located(self.split, f"rows {rows[:8]}{' and more' if len(rows)>8 else ''}", err)
 
 # %% ../../nbs/12_loader.ipynb #c6d82535
 def identity(
@@ -179,9 +181,7 @@ class Loader(DataLoader):
         end,first = object(),None
         for i in itertools.count():
             try: b = next(it, end)
-            except Exception as e:
-                what = e if isinstance(e, ValueError) else repr(e)
-                raise ValueError(f"split {self.split!r}, batch {i} of the stream: {what}") from e
+            except Exception as e: raise _located(self.split, f'batch {i} of the stream', e) from e
             if b is end: return self._count_stream(i)
             if self.num_workers>1 and i<2: first = self._not_twice(first, b)
             if i>=start: yield b

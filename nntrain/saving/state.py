@@ -88,10 +88,9 @@ def others_with_state(
 )->dict:
     """Name → object, for what has a state beside model, optimizer and subscribers: a loss function, and attributes of
     the learner such as a second optimizer or module, also those in lists and dicts"""
-    res = {k: v for k,v in vars(learn).items() if k not in _known}
-    for k,v in [*res.items()]:
-        if isinstance(v, (dict, list, tuple)): res |= {f'{k}[{i!r}]': o for i,o in _items(v).items()}
-    return {k: v for k,v in res.items() if _has_state(v) and not isinstance(v, (type, Subscriber))}
+    own = {k: v for k,v in vars(learn).items() if k not in _known}
+    held = {f'{k}[{i!r}]': o for k,v in own.items() if isinstance(v, (dict, list, tuple)) for i,o in _items(v).items()}
+    return {k: o for k,o in (own | held).items() if _has_state(o) and not isinstance(o, (type, Subscriber))}
 
 def _named(learn, kind):
     "Name → parameter or buffer of the model, with the names of `weights`, and of modules beside it"
@@ -112,16 +111,16 @@ def data_state(
     "Where the loaders are, for those that can tell: they, or else `dls`, have `state_dict` and `load_state_dict`"
     return {k: o.state_dict() for k,o in _loaders(learn).items()}
 
+def _drawing(dl):
+    "What may draw random numbers for a loader: its data set; and if it isn't ours, which seeds itself, all the rest"
+    ds,batches = rows_of(dl)[0],getattr(dl, 'batch_sampler', None)
+    if hasattr(dl, 'plan'): return [ds]
+    return [dl, getattr(dl, 'sampler', None), batches, getattr(batches, 'sampler', None), ds]
+
 def _generators(learn):
     "Name → generator of torch that a loader, its sampler or its data set has for itself"
-    res = {}
-    for split,dl in _dls(learn).items():
-        batches = getattr(dl, 'batch_sampler', None)
-        held = [dl, getattr(dl, 'sampler', None), batches, getattr(batches, 'sampler', None), rows_of(dl)[0]]
-        held = held[-1:] if hasattr(dl, 'plan') else held # our loaders seed theirs in each pass
-        res |= {f'{split} {type(o).__name__} {k}': g for o in held for k,g in getattr(o, '__dict__', {}).items()
-                if isinstance(g, torch.Generator)}
-    return res
+    return {f'{split} {type(o).__name__} {k}': g for split,dl in _dls(learn).items() for o in _drawing(dl)
+            for k,g in getattr(o, '__dict__', {}).items() if isinstance(g, torch.Generator)}
 
 def _persistent(learn):
     "The loaders of torch whose workers live from one pass to the next"
@@ -139,8 +138,8 @@ def set_run_rng(
     state:dict # What `run_rng` returned
 ):
     "Put every generator back. Warns of random numbers that can't be: those of workers which outlive a pass."
-    for dl,was in zip(_persistent(learn), state.get('alive', ())):
-        if not was or dl._iterator is not None: continue
+    lost = [dl for dl,was in zip(_persistent(learn), state.get('alive', ())) if was and dl._iterator is None]
+    for dl in lost:
         iter(dl) # starts the workers, which draws a number
         warnings.warn("a loader has persistent_workers=True, and what its workers draw at random in the data set "
                       "can't be resumed. If they do: make it by DataLoaders, or leave that out")
@@ -254,7 +253,7 @@ def _object(o, depth, inside=True):
     args = ', '.join(f'{k}={as_text(v, depth-1)}' for k,v in held.items())
     return f'{type(o).__name__}({args}){_own_code(call, depth)}'
 
-def _all(texts): return ', '.join(texts)
+_all = ', '.join
 
 _texts = {(type(None), bool, int, float, complex, bytes, range, torch.dtype, slice): lambda x, d: repr(x),
           (torch.optim.Optimizer, DataLoader, Publisher, torch.device, pathlib.Path): lambda x, d: type(x).__name__,
@@ -289,11 +288,10 @@ _changing = 'before_batch','after_predict','after_loss','after_backward','before
 def _subs(learn):
     "The subscribers that make a run what it is, as texts: those with a state or of this library, and yours without one"
     named = _by_name([s for s in learn.subs if type(s).__name__ not in _harmless and getattr(s, 'aside', True)])
-    def touches(s): return any(getattr(type(s), e, None) is not getattr(Subscriber, e) for e in _changing)
-    touching = {k for k,s in named.items() if touches(s)}
+    touching = {k for k,s in named.items()
+                if any(getattr(type(s), e, None) is not getattr(Subscriber, e) for e in _changing)}
     mine = {k for k,s in named.items() if _has_state(s) or k in touching and type(s).__module__.startswith('nntrain.')}
-    texts = {k: _object(s, 8) for k,s in named.items()}
-    return [{k: texts[k] for k in texts if k in keys} for keys in (mine, touching-mine)]
+    return [{k: _object(s, 8) for k,s in named.items() if k in keys} for keys in (mine, touching-mine)]
 
 def _rows(dl):
     "What the rows of a loader are, and in which order"
