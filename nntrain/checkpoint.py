@@ -52,7 +52,8 @@ class CheckpointFolder(NumberedFiles):
     def newest(self)->tuple:
         """The newest good checkpoint as `(path, state)`, or `(None, None)` if there is none.
         Warns of bad ones; raises `BadCheckpoint` if there are only bad ones."""
-        files = self.files()+[f for f in self.dir.glob('best.pt') if is_checkpoint(f) is not False]
+        others = [*self.files(self.first), *self.dir.glob('best.pt')]
+        files = self.files()+[f for f in others if is_checkpoint(f) is not False]
         for f in files:
             try: return f,self.read(f)
             except BadCheckpoint as e: warnings.warn(f"checkpoint {f} is left out: {(why := e)}")

@@ -7,7 +7,7 @@ __all__ = ['MARK', 'PARTS', 'replacing', 'copy_file', 'Lock', 'write_file', 'Bad
            'is_checkpoint', 'NumberedFiles', 'clean_name', 'weights', 'load_weights', 'read_state', 'save', 'load']
 
 # %% ../../nbs/40_files.ipynb #0f1a26a9
-import errno,os,re,secrets,shutil,socket,struct,sys,time,warnings,zipfile,zlib
+import errno,hashlib,os,re,secrets,shutil,socket,struct,sys,time,warnings,zipfile,zlib
 from collections import deque
 from contextlib import contextmanager,nullcontext,suppress
 from functools import partial
@@ -128,16 +128,22 @@ def _seal(f):
     f.seek(-4, 2)
     f.write(rest)
 
+def _no_crc32():
+    "Context manager: `torch.save` leaves out its CRC-32 of each record, where torch has the switch"
+    try: from torch.utils.serialization import config
+    except ImportError: return nullcontext() # before torch 2.7
+    return config.patch('save.compute_crc32', False)
+
 def write_file(
     state, # Tensors and plain values in dicts, lists and tuples
     path:str|Path # The file, replaced in one step
 ):
     """Write `state` to `path` safely: whole or not at all.
     Raises `OSError` that names the path; then there is no temporary file, and an old file is intact."""
-    outer,config = sys.exc_info()[1],getattr(torch.serialization, 'config', None) # of torch 2.7 and up
+    outer = sys.exc_info()[1]
     with replacing(path) as tmp, open(tmp, 'w+b') as f:
         try:
-            with config.patch('save.compute_crc32', False) if config else nullcontext(): torch.save(state, f)
+            with _no_crc32(): torch.save(state, f)
         except RuntimeError as e: # which may be torch's about one that stopped it
             raise (e if e.__context__ in (None, outer) else e.__context__) from None
         _seal(f)
@@ -145,24 +151,25 @@ def write_file(
 # %% ../../nbs/40_files.ipynb #4264673f
 class BadCheckpoint(Exception): "A file that isn't a whole, harmless checkpoint; says why"
 
-_damaged = "it is damaged: the checksum differs"
-
 def _check(f, foreign):
-    """Raise `BadCheckpoint` unless the file is as it was written. With `foreign` one of another program may pass, as
-    far as its checksums say."""
+    """Raise `BadCheckpoint` unless the file was written by us, `BadZipFile` unless it is as it was written. With
+    `foreign` one of another program may pass, as far as its checksums say."""
     size = f.seek(0, 2)
     f.seek(max(size-48, 0))
-    tail,zipped = f.read(),f.seek(0)==0 and f.read(2)==b'PK'
-    ours = tail[-12:-4]==MARK
-    if not (ours or foreign and size):
+    tail = f.read()
+    f.seek(0)
+    zipped,ours,first = f.read(2)==b'PK',tail[-12:-4]==MARK,tail[:8]==b'nntrain1' # `first`: with a SHA-256 behind it
+    if not (ours or first or foreign and size):
         cut = b'nntrain' in tail or not zipfile.is_zipfile(f)
         raise BadCheckpoint("it is empty" if not size else "it isn't an nntrain checkpoint" if not zipped else
                             "it is cut short, or something was added to it" if cut else "it is from another program")
-    if not zipped: return # torch wrote it before it had archives
+    if not (zipped or ours or first): return # torch wrote it before it had archives
     with zipfile.ZipFile(f) as z: records = z.infolist()
     if any(r.compress_type for r in records): raise BadCheckpoint("it is compressed, and may be huge")
     good = all(_crc(f, _start(f, r), r.file_size)==r.CRC for r in records if ours or r.CRC)
-    if not good or ours and _rest(f, records)!=tail[-4:]: raise BadCheckpoint(_damaged)
+    if ours: good &= _rest(f, records)==tail[-4:]
+    if first: good &= tail[8:]==(size-48).to_bytes(8, 'little')+hashlib.sha256(Path(f.name).read_bytes()[:-48]).digest()
+    if not good: raise zipfile.BadZipFile
 
 def read_file(
     path:str|Path, # A file by `write_file`
@@ -175,15 +182,16 @@ def read_file(
     try:
         with open(path, 'rb') as f: _check(f, foreign)
     except BadCheckpoint: raise
-    except OSError as e: raise BadCheckpoint(f"it can't be read ({e.strerror})") from e
-    except Exception as e: raise BadCheckpoint(_damaged) from e # not even an archive any more
+    except Exception as e: # it may not even be an archive any more
+        raise BadCheckpoint(f"it can't be read ({e.strerror})" if isinstance(e, OSError) else
+                            "it is damaged: the checksum differs") from e
     load = partial(torch.load, path, map_location='cpu', weights_only=True)
     if mmap:
         with suppress(Exception): return load(mmap=True) # not every disk can
     try: return load()
     except Exception as e:
-        why = str(e).splitlines()[0] if str(e) else repr(e)
-        raise BadCheckpoint(f"it holds something else than tensors and plain values: {why}") from e
+        raise BadCheckpoint("it holds something else than tensors and plain values: "
+                            f"{(str(e) or repr(e)).splitlines()[0]}") from e
 
 # %% ../../nbs/40_files.ipynb #e6db972a
 _plain = type(None),bool,int,float,complex,str,bytes,torch.Size,torch.dtype,torch.device
@@ -236,7 +244,7 @@ def is_checkpoint(
 # %% ../../nbs/40_files.ipynb #71043497
 class NumberedFiles:
     "Files `checkpoint-000001.pt` and so on, in a folder that one run at a time writes to. Other files in it stay."
-    name = re.compile('checkpoint-([0-9]{6,})[.]pt').fullmatch
+    name,first = (re.compile(f'{o}([0-9]{{6,}})[.]pt').fullmatch for o in ('checkpoint-', '')) # now, and at first
     half = re.compile('[.](checkpoint-[0-9]+|best)([.]pt.*)?[.]tmp').fullmatch # what a killed process was writing
     def __init__(self,
         dir:str|Path, # The folder
@@ -247,10 +255,9 @@ class NumberedFiles:
         self.dir,self.keep,self.n,self.stay = Path(dir).expanduser(),whole('keep', keep, 1),0,{} # in `stay`: names
         self.lock = Lock(self.dir/'.lock')
 
-    def files(self)->list:
+    def files(self, match=name)->list:
         "The numbered files, newest first"
-        files = [f for f in self.dir.glob('*.pt') if self.name(f.name)]
-        return sorted(files, key=lambda f: int(self.name(f.name)[1]), reverse=True)
+        return sorted((f for f in self.dir.glob('*.pt') if match(f.name)), key=lambda f: int(match(f.name)[1]), reverse=True)
 
     def open(self):
         """Make the folder, lock it until `close`, and remove what a killed process left half written. Raises `OSError`
