@@ -32,7 +32,7 @@ class BadOption(ValueError):
 def _bad_option(prefix=''):
     "Turn the errors of a check into a `BadOption`: `prefix` and the message"
     try: yield
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as e: raise BadOption(f'{prefix}{e}') from e
+    except Exception as e: raise BadOption(f'{prefix}{e or type(e).__name__}') from e # files raise anything
 
 def _printable(s):
     "`s` on one line, without control characters: names of files and classes come from anywhere"
@@ -158,9 +158,10 @@ def _folder(data, model, out):
 
 def _checkpoints(path):
     "The checkpoints of a run in its folder. Their names tell: other files beside them aren't ours."
-    return [f for f in path.glob('checkpoints/*.pt') if re.fullmatch('(checkpoint-)?[0-9]{6}', f.stem)]
+    files = path.glob('checkpoints/*.pt') if os.path.isdir(path) else ()
+    return [f for f in files if re.fullmatch('(checkpoint-)?[0-9]{6}', f.stem)]
 
-def _has_results(path): return any((path/name).exists() for name in RESULTS)
+def _has_results(path): return any(os.path.exists(path/name) for name in RESULTS)
 
 def _check_earlier(path, resume, overwrite):
     "Raise `BadOption` if results would be lost, or if there is nothing to resume"
@@ -272,16 +273,19 @@ def load_run(
     weights:str # A file of weights with config.json beside it, or the folder of both
 )->tuple:
     "The trained model of a run, and its config. Raises `BadOption` if it isn't whole."
-    from PIL.Image import MAX_IMAGE_PIXELS
-    path = Path(weights)/'weights.pt' if Path(weights).is_dir() else Path(weights)
-    if not path.is_file(): raise BadOption(f"WEIGHTS: there is no file {path}: train first, with nntrain_train")
+    from PIL.Image import MAX_IMAGE_PIXELS,getmodebands
+    path = Path(weights)/'weights.pt' if os.path.isdir(weights) else Path(weights)
+    if not os.path.isfile(path): raise BadOption(f"WEIGHTS: there is no file {path}: train first, with nntrain_train")
     try:
         config = json.loads((path.parent/'config.json').read_text())
-        shape,(width,height),_ = config['shape'],config['transform']['size'],config['transform']['mode']
-        if shape[1:]!=[height,width] or whole('width', width, 1)*whole('height', height, 1) > MAX_IMAGE_PIXELS:
-            raise ValueError(f"pictures of shape {shape} and size {width} x {height}")
+        shape,(width,height),mode = config['shape'],config['transform']['size'],config['transform']['mode']
+        if (shape[1:]!=[height,width] or whole('width', width, 1)*whole('height', height, 1) > MAX_IMAGE_PIXELS
+            or mode and getmodebands(mode)!=shape[0]):
+            raise ValueError(f"pictures of shape {shape}, size {width} x {height} and mode {mode!r}")
+        if not isinstance(config['classes'], list): raise TypeError("classes must be a list")
         with torch.device('meta'): model = get_model(config['model'], shape, len(config['classes']))
         model.load_state_dict(torch.load(path, map_location='cpu', weights_only=True), assign=True)
+        model.float()
     except Exception as e: # anything may be in those files
         raise BadOption(f"WEIGHTS: {path.parent} isn't a folder that nntrain_train wrote "
                         f"({type(e).__name__}: {' '.join(str(e).split()):.200})") from e
@@ -294,7 +298,6 @@ def nntrain_predict(
     images:list # Pictures like those of the training: for digits, a light stroke on dark that fills the frame
 ):
     "Name what is on pictures. Prints file, class and probability, with tabs between."
-    from PIL.Image import DecompressionBombError
     (model,config),status = load_run(weights),0
     mode,size = config['transform']['mode'],config['transform']['size']
     for f in map(str, images):
@@ -303,7 +306,7 @@ def nntrain_predict(
             x = hf_ds_collate_fn([(im if list(im.size)==size else im.resize(size),)], flatten=False)[0]
             with evaluating(model): p = as_prediction(model(x)[0], config['classes'])
             print(_printable(f), _printable(p.label), f'{p.probs[p.index]:.3f}', sep='\t', flush=True)
-        except (OSError, RuntimeError, ValueError, DecompressionBombError) as e:
+        except Exception as e: # anything may be in a picture
             why = str(e).removeprefix('item: ')
             print('nntrain_predict:', _printable(why if f in why else f'{f}: {why}'), file=sys.stderr)
             status = 1

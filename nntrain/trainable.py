@@ -18,7 +18,7 @@ from .checks import choice,instance,whole
 from .core import RunningMean,columns,default_device,map_tensors,to_device
 from .dataloaders import DataLoaders
 from .events import CancelFitException,PublishEvents,Subscriber,check_subs
-from .subscribers import DeviceS,ProgressS,searching
+from .subscribers import DeviceS,LRFindS,ProgressS,searching
 from .learner import Learner
 from .schedule import EarlyStoppingS,SchedulerS
 from .acceleration import GradAccumS,GradClipS,MixedPrecisionS
@@ -153,11 +153,10 @@ class ModelS(Subscriber):
         self.start,self.m.train_state = self.m.current_epoch,'train_start'
 
     def before_epoch(self, learn):
-        self.mode,self.last = 'train' if learn.training else 'valid',not (learn.training and learn.validates)
-        self.m.batch_index,self.m.current_epoch = -1,self.start+learn.epoch
-        if self.m.model_state!='end': self.m.model_state = self.mode
-        if learn.training: self.m.train_state = 'epoch_start'
-        self.m.train_state = f'{self.mode}_epoch_start'
+        m,mode,self.last = self.m,'train' if learn.training else 'valid',not (learn.training and learn.validates)
+        self.mode,m.batch_index,m.current_epoch = mode,-1,self.start+learn.epoch
+        m.model_state = 'end' if m.model_state=='end' else mode
+        for state in ['epoch_start']*learn.training + [f'{mode}_epoch_start']: m.train_state = state
 
     def before_batch(self, learn):
         self.m.batch_index += 1
@@ -173,9 +172,9 @@ class ModelS(Subscriber):
         self.m.current_epoch += self.last
 
     def cleanup_epoch(self, learn):
-        if not self.last or sys.exc_info()[0] not in (None, CancelFitException): return # an error is on its way
-        self.m.train_state = 'epoch_end'
-        if self.m.model_state=='end': raise CancelFitException
+        if self.last and sys.exc_info()[0] in (None, CancelFitException): # not if an error is on its way
+            self.m.train_state = 'epoch_end'
+            if self.m.model_state=='end': raise CancelFitException
 
     def state_dict(self):
         "The counters of the model, and the epoch in which it began"
@@ -194,8 +193,8 @@ class OwnStepsLearner(ModelLearner):
     "The learner in a `Model` that redefines a pass or a step"
     @PublishEvents('epoch')
     def _one_epoch(self):
-        start,rows,self.batch,self.in_batch = perf_counter(),len(self.history),(),False
-        self.parts,self.part_means = {},{}
+        if searching(self): return self.run_epoch(self.dl) # its loader has no end
+        start,rows,self.batch,self.in_batch,self.part_means = perf_counter(),len(self.history),(),False,{}
         self.mean_loss.reset()
         self._own('epoch', self.dl, 1)
         if len(self.history)==rows: self._record(perf_counter()-start) # without `super()`
@@ -203,25 +202,28 @@ class OwnStepsLearner(ModelLearner):
     @PublishEvents('batch')
     def one_batch(self):
         "The step of the model, within the events of a batch"
-        self.preds,self.parts,self.in_batch = None,{},True
+        self.preds,self.in_batch = None,True
         self._own('step', self.batch)
-        unheard = [s for s in self.subs if isinstance(s, (GradAccumS, GradClipS)) or getattr(s, 'scaler', None)]
-        if unheard and self.training and not (self.ran or self.batch_idx):
-            warnings.warn("train_one_step takes its step by itself, without "
-                          f"{', '.join(type(s).__name__ for s in unheard)}: let it call "
-                          "super().train_one_step(data), or do that part there")
 
     def _own(self, level, data, n=None):
         "Call the model's own method; if it did without `super()`, take over what it returned"
         self.ran,name = False,f"{'train' if self.training else 'validate'}_one_{level}"
         res = _call(getattr(self.trainable, name), data, self.device)
         if self.ran: return
-        self.loss,self.parts = res if isinstance(res, tuple) else (res, self.parts)
+        if self.training and self.batch_idx < 1: self._check_heard(name)
+        self.loss,self.parts = res if isinstance(res, tuple) else (res, {})
         if self.loss is None:
             raise TypeError(f"{name} must return its loss, or (loss, metrics), or call super().{name}")
-        n = n or self.n_samples()
         for k,v in {**self.parts, '': self.loss}.items():
-            (self.part_means.setdefault(k, RunningMean()) if k else self.mean_loss).update(v, n)
+            (self.part_means.setdefault(k, RunningMean()) if k else self.mean_loss).update(v, n or self.n_samples())
+
+    def _check_heard(self, name):
+        "Which subscribers have no say in a step that the model takes by itself?"
+        who = [s for s in self.subs if isinstance(s, (GradAccumS, GradClipS, LRFindS)) or getattr(s, 'scaler', None)]
+        said = (f"{name} takes its step by itself, without {', '.join(type(s).__name__ for s in who)}: let it call "
+                f"super().{name}, or do that part there")
+        if searching(self): raise TypeError(said) # it would search for ever
+        if who: warnings.warn(said)
 
     def run_epoch(self, dl):
         "The loop over the batches of `dl`, within an epoch; returns its mean loss"
@@ -237,8 +239,6 @@ class OwnStepsLearner(ModelLearner):
         (Learner.one_batch.__wrapped__ if self.in_batch else Learner.one_batch)(self)
         self.ran = True
         return self.loss,self.parts
-
-_own_steps = 'train_one_epoch','validate_one_epoch','train_one_step','validate_one_step'
 
 # %% ../nbs/61_trainable.ipynb #d9905471
 def _loader(ds, batch_size, shuffle, sampler, collate_fn, n_jobs, seed, split, pin=False):
@@ -308,9 +308,9 @@ def fit(self:Model,
             *([MixedPrecisionS(torch.float16 if fp16 else torch.bfloat16)] if fp16 or bf16 else []),
             *([] if clip_grad_norm is None else [GradClipS(clip_grad_norm)]),
             *([ProgressS()] if progress and not any(isinstance(s, ProgressS) for s in given) else []), *given]
-    own = any(getattr(f := getattr(self, k), '__func__', f) is not vars(Model)[k] for k in _own_steps)
-    learner = OwnStepsLearner if own else ModelLearner
-    learn = learner(self, DataLoaders(train_dl, valid_dl), subs, device,
+    own = any(getattr(f := getattr(self, f'{use}_one_{level}'), '__func__', f) is not vars(Model)[f'{use}_one_{level}']
+              for use in ('train', 'validate') for level in ('epoch', 'step'))
+    learn = (OwnStepsLearner if own else ModelLearner)(self, DataLoaders(train_dl, valid_dl), subs, device,
                     [c for c in callbacks if not hasattr(c, 'order')])
     learn._checked(epochs, True, learn.validates, [], None)
     self.learn,self.fp16,self.model_state = learn,fp16,'train'
@@ -322,13 +322,10 @@ def fit(self:Model,
 class _Predictor(ModelLearner):
     "A learner that predicts by `predict_one_step` of the model"
     def predict(self):
-        m = self.trainable
-        before = dict(model_state=m.model_state, train_state=m.train_state)
+        m,before = self.trainable,self.trainable.model_state
         m.model_state,m.train_state = 'test','test_step_start'
         try: self.preds = _call(m.predict_one_step, self.batch, self.device)
-        finally:
-            m.train_state = 'test_step_end'
-            vars(m).update(before)
+        finally: m.train_state,vars(m)['model_state'] = 'test_step_end',before # `None` before the first fit
 
 @patch
 def predict(self:Model,
