@@ -83,9 +83,7 @@ class StopSignals:
     ): self.grace,self.stop,self.timer,self.handlers = checks.number('grace', grace, above=0),None,None,{}
 
     def __enter__(self):
-        self.stop,self.saving,self.waiting,self.pid = None,False,False,os.getpid()
-        self.timer = threading.Timer(self.grace, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM))
-        self.timer.daemon = True
+        self.stop,self.saving,self.waiting,self.pid,self.timer = None,False,False,os.getpid(),None
         ours = threading.current_thread() is threading.main_thread() and (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         self.handlers = {sig: signal.signal(sig, self._on_signal) for sig in ours or ()
                          if signal.getsignal(sig) not in (None, signal.SIG_IGN)} # `nohup` ignores SIGHUP
@@ -101,7 +99,10 @@ class StopSignals:
             return
         again,self.stop = self.stop,self.stop or sig
         if self.waiting or again and (not self.saving or sig==signal.SIGINT): self.leave()
-        if not again and sig!=signal.SIGINT: self.timer.start()
+        if again or sig==signal.SIGINT: return
+        self.timer = threading.Timer(self.grace, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM))
+        self.timer.daemon = True
+        self.timer.start()
 
     def leave(self):
         "Raise what a signal asked for, if one came: `KeyboardInterrupt`, or `SystemExit` with 128 + its number"
