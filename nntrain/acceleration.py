@@ -10,11 +10,10 @@ __all__ = ['GradAccumS', 'autocast_dtype', 'MixedPrecisionS', 'GradClipS', 'plot
 import math,operator,warnings
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
 import torch
 from torch import nn
 from .checks import choice,number,whole
-from .core import map_tensors,n_batches
+from .core import map_tensors,n_batches,names_from
 from .events import CancelBatchException,CancelStepException
 from .learner import MomentumLearner
 from .schedule import StatefulS,Trace
@@ -104,7 +103,7 @@ class MixedPrecisionS(StatefulS):
     on another `dtype`; in the fit, `ValueError` if there are two of them, `TypeError` for float16 with a
     `MomentumLearner`. Warns where the device can't compute in 16 bits."""
     order,state = GradAccumS.order+1,('scale',)
-    context,scaler,loaded,now,inside,ready,unscaled = None,None,None,None,0,False,False
+    context,scaler,now,inside,unscaled = None,None,None,0,False
     def __init__(self,
         dtype:torch.dtype=None # `torch.bfloat16` or `torch.float16`; `None` chooses by the device
     ): self.dtype = choice('dtype', dtype, (None, torch.float16, torch.bfloat16))
@@ -113,29 +112,28 @@ class MixedPrecisionS(StatefulS):
         if sum(isinstance(s, MixedPrecisionS) for s in learn.subs) > 1:
             raise ValueError("two MixedPrecisionS take part in this fit, and would undo each other: give the learner "
                              "or `fit` just one")
-        self.context,self.scaler,self.loaded,self.ready,self.unscaled = None,None,None,False,False
-        self.begin()
+        self.context,self.scaler,self.now,self.unscaled = None,None,None,False
 
     def before_epoch(self, learn): # by now the model is on its device
-        if self.ready: return
+        if self._running: return
         device = next(iter(learn.model.parameters()), torch.empty(0)).device.type
-        self.ready,dtype = True,autocast_dtype(device, self.dtype)
+        dtype = autocast_dtype(device, self.dtype)
         if dtype: self.context = torch.autocast(device, dtype)
         else: warnings.warn(f"MixedPrecisionS: {device} can't compute in {self.dtype or '16 bits'}; going on in full "
                             "precision")
         if dtype==torch.float16 and learn.trains: self.start_scaler(learn, device)
+        self.begin()
 
     def start_scaler(self,
         learn, # A learner, at the first epoch of a fit
         device:str # The type of its model's device
     ):
-        "Make the gradient scaler of this fit, with the scale that was loaded, if any"
+        "Make the gradient scaler of this fit"
         if isinstance(learn, MomentumLearner):
             raise TypeError("float16 needs gradients that start at zero, and MomentumLearner lets them fade: use "
                             "Learner with partial(torch.optim.SGD, momentum=0.85), or MixedPrecisionS(torch.bfloat16)")
         self.scaler = torch.amp.GradScaler(device)
         self.scaler.scale(torch.ones((), device=device)) # makes its tensors: a resumed run may begin with a step
-        self.scale = self.loaded
 
     def before_batch(self, learn):
         if self.context and not self.inside: self.context.__enter__()
@@ -181,11 +179,11 @@ class MixedPrecisionS(StatefulS):
 
     @property
     def scale(self)->dict:
-        "The state of the gradient scaler, `None` without one"
-        return self.scaler.state_dict() if self.scaler else self.loaded
+        "The state of the gradient scaler; before there is one, that which was loaded, or `None`"
+        return self.scaler.state_dict() if self.scaler else (self._saved or {}).get('scale')
     @scale.setter
     def scale(self, state):
-        self.loaded,self.now = state,None
+        self.now = None
         if self.scaler and state: self.scaler.load_state_dict(state)
 
 # %% ../nbs/32_acceleration.ipynb #e67efffc
@@ -198,17 +196,16 @@ class GradClipS(StatefulS):
     ):
         self.max_norm = number('max_norm', max_norm, above=0, none=True)
         self.max_value = number('max_value', max_value, above=0, none=True)
-        self._norms,self.active = Trace(),False
+        self._norms = Trace()
 
     def before_fit(self, learn):
-        self.active = learn.trains and not searching(learn)
-        if self.active: learn.grad_clip,self._norms = self,Trace(); self.begin()
+        if learn.trains and not searching(learn): learn.grad_clip,self._norms = self,Trace(); self.begin()
 
     def before_step(self, learn):
         ps = [p for p in learn.model.parameters() if p.grad is not None]
         norm = (nn.utils.clip_grad_norm_(ps, self.max_norm) if self.max_norm else
                 torch.stack([p.grad.norm() for p in ps]).norm())
-        if self.active: self._norms.add(norm)
+        if self._running: self._norms.add(norm)
         if self.max_value: nn.utils.clip_grad_value_(ps, self.max_value)
 
     @property
@@ -249,9 +246,6 @@ def compile_model(
 
 # %% ../nbs/32_acceleration.ipynb #e0f34291
 _all_ = ['AugmentS', 'NormalizationS']
-_rooms = dict(EMAS='average', SchedulerS='schedule', ResBlock='models', resnet='models', conv_conn='models',
-              ModelMonitorS='inspect')
 
-def __getattr__(name):
-    if name not in _rooms: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f'nntrain.{_rooms[name]}'), name)
+__getattr__ = names_from(EMAS='average', SchedulerS='schedule', ResBlock='models', resnet='models', conv_conn='models',
+                         ModelMonitorS='inspect')

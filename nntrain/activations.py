@@ -9,8 +9,9 @@ __all__ = ['ActivationStatsS', 'Hook', 'NormalizationS', 'set_seed', 'cnn_layers
 import torch
 from torch import nn
 from .checks import whole
+from .core import names_from
 from .events import Subscriber
-from .inspect import Hook,names_from
+from .inspect import Hook
 from .subscribers import searching
 
 # %% ../nbs/51_activations.ipynb #4ed96238

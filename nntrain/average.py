@@ -24,8 +24,7 @@ class EMAS(StatefulS):
 
     def before_fit(self, learn): # the model is on its device by now
         if not learn.trains or searching(learn): return
-        ps = learn.model.named_parameters()
-        self.ps = {k: p for k,p in ps if p.is_floating_point() or p.is_complex()}
+        self.ps = {k: p for k,p in learn.model.named_parameters() if p.is_floating_point() or p.is_complex()}
         known = learn.model is self.model and self.last is not None and self.last==self.fingerprint()
         if not known: self.n,self.avg = 0,{k: p.detach().clone() for k,p in self.ps.items()}
         elif self.trained: self.copy_to(learn.model, self.trained) # and it goes on
@@ -55,12 +54,12 @@ class EMAS(StatefulS):
     def before_epoch(self, learn):
         if self._running and not learn.training: self.use_average(learn)
 
-    def after_epoch(self, learn): self.cleanup_epoch(learn) # whatever saves the model now gets its own weights
-
-    def cleanup_epoch(self, learn):
-        if not self._running: return
-        if self.trained: self.copy_to(learn.model, self.trained)
+    def after_epoch(self, learn): # whatever saves the model now gets its own weights
+        if not self._running or not self.trained: return
+        self.copy_to(learn.model, self.trained)
         self.trained = None
+
+    cleanup_epoch = after_epoch # after an error, too
 
     def cleanup_fit(self, learn):
         if self._running:

@@ -318,16 +318,18 @@ def _about_inputs(x, y, model, e):
 # %% ../nbs/01_checks.ipynb #f61223ef
 _loss_kinds = dict(
     classes='cross_entropy CrossEntropyLoss', log_probs='nll_loss NLLLoss',
-    logits='binary_cross_entropy_with_logits BCEWithLogitsLoss', probs='binary_cross_entropy BCELoss',
-    numbers='mse_loss MSELoss l1_loss L1Loss smooth_l1_loss SmoothL1Loss huber_loss HuberLoss')
+    logits='binary_cross_entropy_with_logits BCEWithLogitsLoss multilabel_soft_margin_loss MultiLabelSoftMarginLoss',
+    probs='binary_cross_entropy BCELoss',
+    numbers='mse_loss MSELoss l1_loss L1Loss smooth_l1_loss SmoothL1Loss huber_loss HuberLoss poisson_nll_loss '
+            'PoissonNLLLoss gaussian_nll_loss GaussianNLLLoss')
 
 def loss_kind(
-    f # A loss function, or a `partial` of one
+    f # A loss function, a `partial` of one, or an instance of a class of torch's or of a subclass
 )->str|None:
     """What `f` compares: `'classes'`, `'log_probs'`, `'logits'`, `'probs'`, `'numbers'`; `None` for a function that
     isn't torch's"""
     f = getattr(f, 'func', f)
-    name = getattr(f, '__name__', type(f).__name__)
+    name = getattr(getattr(type(f), 'forward', f), '__qualname__', '').split('.')[0] # whose `forward` it is
     return next((kind for kind,names in _loss_kinds.items() if name in names.split()), None)
 
 def _about_targets(preds, y, kind, e=None):

@@ -282,7 +282,8 @@ def load_run(
         if (shape[1:]!=[height,width] or whole('width', width, 1)*whole('height', height, 1) > MAX_IMAGE_PIXELS
             or mode and getmodebands(mode)!=shape[0]):
             raise ValueError(f"pictures of shape {shape}, size {width} x {height} and mode {mode!r}")
-        if not isinstance(config['classes'], list): raise TypeError("classes must be a list")
+        if not isinstance(config['classes'], list) or not all(isinstance(o, str) for o in config['classes']):
+            raise TypeError("classes must be a list of names")
         with torch.device('meta'): model = get_model(config['model'], shape, len(config['classes']))
         model.load_state_dict(torch.load(path, map_location='cpu', weights_only=True), assign=True)
         model.float()

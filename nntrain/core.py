@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'named_tensors', 'batch_len', 'columns', 'split_batch', 'n_batches', 'RunningMean', 'frozen_modules',
-           'add_note', 'digits', 'get_dataset']
+           'named_tensors', 'batch_len', 'columns', 'split_batch', 'n_batches', 'with_column', 'RunningMean',
+           'frozen_modules', 'keep_modes', 'freeze', 'thaw', 'add_note', 'text_table', 'names_from', 'digits',
+           'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
 import os,random,math
@@ -13,6 +14,7 @@ from collections import UserDict
 from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 import numpy as np, torch
@@ -193,6 +195,20 @@ def n_batches(
     try: return len(dl)
     except TypeError: return None
 
+# %% ../nbs/00_core.ipynb #9d42823a
+def with_column(
+    batch, # What a loader yields: a list, a tuple, a dict, or a single tensor
+    i:int, # Which column
+    x # Takes its place
+):
+    "A copy of `batch` with column `i` replaced"
+    if isinstance(batch, tuple) and hasattr(batch, '_fields'): return batch._replace(**{batch._fields[i]: x})
+    if isinstance(batch, (list, tuple)): return type(batch)(x if j==i else o for j,o in enumerate(batch))
+    if isinstance(batch, torch.Tensor) or not hasattr(batch, 'values'): return x
+    res = copy(batch) # a subclass may want other arguments, and have attributes of its own
+    res[list(batch)[i]] = x
+    return res
+
 # %% ../nbs/00_core.ipynb #08ab394f
 def _one_number(value):
     return (f"a value must be one number, not of shape {tuple(value.shape)}: take its mean (a loss function's "
@@ -259,15 +275,42 @@ class RunningMean:
 def frozen_modules(
     model # An `nn.Module`
 )->list:
-    """What stays in evaluation mode when `model` trains: if `model` itself is in training mode, the modules that aren't
-    and that keep statistics (a batch norm) or hold only frozen parameters, with what is in them"""
-    if not getattr(model, 'training', False) or not hasattr(model, 'modules'): return []
+    """What stays in evaluation mode when `model` trains: what `freeze` froze, and, if `model` itself is in training
+    mode, the modules that aren't and that keep statistics (a batch norm) or hold only frozen parameters; all with what
+    is in them"""
     res = {}
-    for m in model.modules():
-        ps = list(m.parameters())
-        frozen = hasattr(m, 'running_mean') or ps and not any(p.requires_grad for p in ps)
-        if not m.training and frozen: res.update((id(o), o) for o in m.modules() if not o.training)
+    for m in model.modules() if hasattr(model, 'modules') else ():
+        ps,by_us = list(m.parameters()),getattr(m, '_frozen', False)
+        by_hand = hasattr(m, 'running_mean') or ps and not any(p.requires_grad for p in ps)
+        if by_us or (model.training and not m.training and by_hand):
+            res.update((id(o), o) for o in m.modules() if by_us or not o.training)
     return list(res.values())
+
+@contextmanager
+def keep_modes(
+    model # An `nn.Module`, or anything with `training`
+):
+    "Leave each module of `model` in training or evaluation mode as it was before the `with` block, however it ends"
+    modules = model.modules() if hasattr(model, 'modules') else [model]
+    modes = [(m, m.training) for m in modules if hasattr(m, 'training')]
+    try: yield
+    finally:
+        for m,mode in modes: m.training = mode
+
+# %% ../nbs/00_core.ipynb #49a3b984
+def freeze(
+    module # An `nn.Module`: a part of a model, such as its body, or a whole one
+):
+    "Make a fit leave `module` as it is: parameters without gradients, and evaluation mode. Returns it."
+    module._frozen = True # it is known by this when `train()` has changed the mode
+    return module.requires_grad_(False).eval()
+
+def thaw(
+    module # What `freeze` froze, or a module with frozen parts in it
+):
+    "Let `module` and all that is in it be trained again: gradients and training mode. Returns it."
+    for m in module.modules(): vars(m).pop('_frozen', None)
+    return module.requires_grad_(True).train()
 
 # %% ../nbs/00_core.ipynb #34b20e64
 def add_note(
@@ -278,6 +321,25 @@ def add_note(
     if text in (notes := getattr(e, '__notes__', [])): return
     if hasattr(e, 'add_note'): e.add_note(text)
     else: e.__notes__ = [*notes, text]
+
+# %% ../nbs/00_core.ipynb #ba2e8866
+def text_table(
+    rows:list, # Lists of text, all of the same length; the first one has the heads
+    left:int=0 # How many columns are aligned to the left; the others to the right
+)->str:
+    "The rows as lines of text in which the columns are aligned"
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    forms = [f'{{:{"<" if i < left else ">"}{w}}}' for i,w in enumerate(widths)]
+    return '\n'.join('  '.join(forms).format(*row).rstrip() for row in rows)
+
+def names_from(
+    **homes # Name → the module of nntrain where it lives
+):
+    "A module's `__getattr__` that finds names in modules of later chapters. Raises `AttributeError` for other names."
+    def __getattr__(name):
+        if name not in homes: raise AttributeError(f"this module has no attribute {name!r}")
+        return getattr(import_module(f'nntrain.{homes[name]}'), name)
+    return __getattr__
 
 # %% ../nbs/00_core.ipynb #25c0aa94
 def digits(

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset,DataLoader,IterableDataset,Subset,Ten
 from fastcore.basics import patch
 from .checks import choice,whole
 from .core import columns
-from .data.collate import InOrder,collate,collate_dict,find_masks,hf_ds_collate_fn,inplace
+from .data.collate import InOrder,collate,collate_dict,find_masks,floats,hf_ds_collate_fn,image_columns,inplace
 from .data.loader import Loader,Rows,first_batches,uncounted
 from .data.memory import Columns,Decoded,Tensors,check_columns,decode,free_memory
 from .data.order import BatchKey,BatchPlan,mix_seed,seeded
@@ -71,16 +71,14 @@ def _collating(ds, like, collate_fn):
     like = next((o for o in (like,ds) if _map_style(o)), None)
     return InOrder(f, like, own=like is None or like is ds)
 
-# %% ../nbs/14_dataloaders.ipynb #531f2fcc
-#| export
-
 # %% ../nbs/14_dataloaders.ipynb #391a6e96
 def _why_stream(ds, collate_fn, cache):
     "Why `ds` has to be streamed; `None` if it can be decoded"
-    if not (hasattr(ds, '_fingerprint') and hasattr(ds, '__getitems__')): return 'not a map-style Hugging Face data set'
-    if ds.format['type']: return f"a format or transform ({ds.format['type']})"
-    if getattr(collate_fn, 'func', collate_fn) is not hf_ds_collate_fn: return 'a collate_fn of its own'
-    return 'cache=False' if cache is False else None
+    map_style_hf = hasattr(ds, '_fingerprint') and hasattr(ds, '__getitems__')
+    return ('not a map-style Hugging Face data set' if not map_style_hf else
+            f"a format or transform ({ds.format['type']})" if ds.format['type'] else
+            'a collate_fn of its own' if getattr(collate_fn, 'func', collate_fn) is not hf_ds_collate_fn else
+            'cache=False' if cache is False else None)
 
 def _check_split(ds, split, batch_size, drop_last, samplers):
     "Raise `ValueError` or `TypeError` if `ds` can't give a batch"
@@ -113,10 +111,10 @@ def _make_loader(ds, *, batch_size, collate_fn, split, cache, cache_dir, seed, s
     if cache=='auto' and not why and size>free:
         why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
-    whole,indices = (ds.dataset, ds.indices) if type(ds) is Subset else (ds, None)
-    tensors = type(whole) is TensorDataset and getattr(collate_fn, 'collate_fn', None) is collate
+    base,indices = (ds.dataset, ds.indices) if type(ds) is Subset else (ds, None)
+    tensors = type(base) is TensorDataset and getattr(collate_fn, 'collate_fn', None) is collate
     if why and not tensors: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
-    data = (Tensors(whole, collate_fn, split, indices) if tensors else
+    data = (Tensors(base, collate_fn, split, indices) if tensors else
             Decoded(ds, split, cache_dir=cache_dir, **getattr(collate_fn, 'keywords', {})))
     fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
     return Loader(data, plan, **fast) # no workers: making a batch is faster than sending it
@@ -133,8 +131,8 @@ def _splits(dd):
     if not hasattr(dd, 'keys'):
         raise TypeError(f"dd must be a DatasetDict with named splits, not {type(dd).__name__}. For data sets of your "
                         "own: DataLoaders.from_datasets(train_ds, valid_ds, batch_size)")
-    names,found = list(dd),[o for o in ('valid','validation') if o in dd]
-    found = found or [o for o in ('test',) if o in dd]
+    names = list(dd)
+    found = [o for o in ('valid','validation') if o in dd] or [o for o in ('test',) if o in dd]
     wrong = (f"no split called 'train': it has {names}" if 'train' not in names else
              f"both 'valid' and 'validation': {names}" if len(found)>1 else
              f"no split called 'valid', 'validation' or 'test': it has {names}" if not found and len(names)>1 else None)
@@ -186,6 +184,7 @@ class DataLoaders:
                             "torch.utils.data.DataLoader, which has none of that name")
         bs,generator = whole('batch_size', batch_size, 1, 'rows'),kwargs.pop('generator', None)
         seed = torch.randint(2**63-1, (), generator=generator).item() if seed is None else whole('seed', seed)
+        whole('num_workers', kwargs.get('num_workers', 0))
         valid_bs = whole('valid_batch_size', valid_batch_size, 1, 'rows', none=True) or bs*2
         train_ds = _unwrapped(train_ds)
         ours = getattr(collate_fn, 'func', collate_fn) in (None, hf_ds_collate_fn)
@@ -280,18 +279,9 @@ def split(cls:DataLoaders,
 # %% ../nbs/14_dataloaders.ipynb #fe067f72
 Stats = namedtuple('Stats', 'mean std')
 
-def _byte_stats(x):
-    "Mean and standard deviation per channel of images of bytes (rows, channels, height, width), as if scaled to 0..1"
-    v = torch.arange(256, dtype=torch.float64)/255
-    def count(c): return sum(torch.bincount(o[:,c].flatten(), minlength=256) for o in x.split(1000))
-    p = torch.stack([count(c) for c in range(x.shape[1])]).double()
-    p /= p.sum(1, keepdim=True)
-    mean = p@v
-    return Stats(mean.float(), (p@v**2-mean**2).clamp(min=0).sqrt().float())
-
 def _batch_stats(batches, table):
-    """The same over batches of inputs, the first column, as they come: per channel if it has 4 dimensions, per feature
-    if it is a `table`, where a feature that never changes gets a deviation of 1"""
+    """Mean and standard deviation over batches of inputs, the first column, as they come: per channel if it has 4
+    dimensions, per feature if it is a `table`, where a feature that never changes gets a deviation of 1"""
     n,s,s2 = 0,0.,0.
     for b in batches:
         x = columns(b)[0]
@@ -312,10 +302,9 @@ def stats(self:DataLoaders)->Stats:
     if not hasattr(self, '_stats'):
         data = getattr(self.train, 'dataset', None)
         pics = [data.cols[k] for k in data.cols if k in data.images] if isinstance(data, Decoded) else []
-        is_bytes = pics and pics[0].dtype==torch.uint8
-        fs = getattr(getattr(data, 'ds', data), 'features', None)
-        table = not isinstance(fs, dict) or all(type(f).__name__!='Image' for f in fs.values())
-        self._stats = _byte_stats(pics[0]) if is_bytes else _batch_stats(uncounted(self.train), table)
+        table = not image_columns(getattr(data, 'ds', data))
+        batches = ([floats(x)] for x in pics[0].split(1000)) if pics else uncounted(self.train)
+        self._stats = _batch_stats(batches, table)
     return self._stats
 
 # %% ../nbs/14_dataloaders.ipynb #9bd17643

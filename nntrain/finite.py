@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .checks import choice,whole
-from .core import columns,map_tensors,named_tensors,split_batch
+from .core import columns,keep_modes,map_tensors,named_tensors,split_batch
 from .events import CancelBatchException,Subscriber
 from .subscribers import optimizers,searching
 
@@ -80,13 +80,13 @@ def first_nonfinite(
             if not _finite(out): found.append(f'the output of module {name or type(m).__name__} ({type(m).__name__})')
         return module.register_forward_hook(hook)
     hooks = [watch(*o) for o in getattr(learn.model, 'named_modules', lambda: ())()]
-    modes,preds = [(m, m.training) for m in getattr(learn.model, 'modules', list)()],getattr(learn, 'preds', None)
-    try: learn.model.eval(); learn.predict()
+    preds = getattr(learn, 'preds', None)
+    try:
+        with keep_modes(learn.model): learn.model.eval(); learn.predict()
     except Exception: pass # what is asked for is only where to look
     finally:
         learn.preds = preds
         for h in hooks: h.remove()
-        for m,mode in modes: m.training = mode
     return found[0] if found else 'the loss (inputs, weights and outputs are finite)'
 
 # %% ../nbs/22_finite.ipynb #d2424608

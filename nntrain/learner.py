@@ -10,12 +10,11 @@ __all__ = ['device', 'doorbell', 'Learner', 'FirstPassS', 'check_free', 'no_trac
 # %% ../nbs/23_learner.ipynb #da742f06
 import warnings
 from contextlib import contextmanager
-from copy import copy
 from importlib import import_module
 from time import perf_counter
 import torch
 from .checks import annotate,check_dl,check_loss,check_opt,check_params,check_parts,monitor,number,whole
-from .core import RunningMean,batch_len,columns,default_device,frozen_modules,map_tensors,split_batch
+from .core import RunningMean,batch_len,columns,default_device,frozen_modules,keep_modes,map_tensors,split_batch
 from .data.loader import in_steps,with_stretches
 from .events import (CANCELS,CancelFitException,CancelEpochException,CancelBatchException,CancelStepException,
                             Listeners,PublishEvents,Publisher,Subscriber,batches_of,check_names,check_subs,show_events)
@@ -49,7 +48,8 @@ class Learner(Publisher):
         self.opt,self.history,self.mean_loss,self.quiet = None,[],RunningMean(),False
         self.parts,self.part_means,self._loader,self._divisor,self._targets,self._frozen = {},{},None,None,None,()
         self.shares,self.seen_params,self.fit_lr = [],[],lr # each group's rate as a share of lr; what opt was made for
-        self.epoch,self.batch_idx,self.training,self.fitting,self.subs = 0,-1,False,False,check_subs(subs)
+        self.epoch,self.batch_idx,self.training,self.fitting,self.validates = 0,-1,False,False,False
+        self.subs = check_subs(subs)
 
     def fit(self,
         epochs:int=None, # How many times through the data; or give `steps`
@@ -295,23 +295,21 @@ def no_trace(
     """Within the block the subscribers are those of a fit, bound once. However it ends, afterwards subscribers and
     training modes are what they were, and there are no gradients."""
     model,own,dls = learn.model,learn.subs,learn.dls
-    modules = model.modules() if hasattr(model, 'modules') else [model]
-    modes = [(m, m.training) for m in modules if hasattr(m, 'training')]
     added = [FirstPassS(), *([] if any(isinstance(s, NaNStopS) for s in (*own, *subs)) else [NaNStopS(every=0)])]
     learn.subs,learn._frozen = _FitSubs([*added, *own, *subs]),frozen_modules(model)
     learn.listeners,learn.epoch,learn.batch_idx,learn.fitting = Listeners(learn.subs),0,-1,True
     for p in model.parameters(): p.grad = None
-    try: yield
-    except CANCELS: raise
-    except BaseException as e: annotate(learn, e); raise
-    finally:
-        learn.fitting = False
-        learn.subs,learn.dls = own,dls
-        del learn.listeners
-        for k in {'preds', 'loss', 'parts', '_targets'} & vars(learn).keys(): # lets go of their graphs
-            setattr(learn, k, map_tensors(torch.Tensor.detach, vars(learn)[k]))
-        for m,mode in modes: m.training = mode
-        for p in model.parameters(): p.grad = None
+    with keep_modes(model):
+        try: yield
+        except CANCELS: raise
+        except BaseException as e: annotate(learn, e); raise
+        finally:
+            learn.fitting = False
+            learn.subs,learn.dls = own,dls
+            del learn.listeners
+            for k in {'preds', 'loss', 'parts', '_targets'} & vars(learn).keys(): # lets go of their graphs
+                setattr(learn, k, map_tensors(torch.Tensor.detach, vars(learn)[k]))
+            for p in model.parameters(): p.grad = None
 
 # %% ../nbs/23_learner.ipynb #dbe11d02
 def check_monitors(

@@ -11,6 +11,7 @@ from itertools import zip_longest
 import numpy as np, torch, matplotlib.pyplot as plt
 from fastcore.meta import delegates
 from .checks import whole
+from .core import text_table
 from .data.items import rows_of
 from .data.loader import Loader,first_batches
 
@@ -145,11 +146,6 @@ def _cell(v, names=None, width=60):
     s = str(v)
     return s if len(s)<=width else s[:width-2]+' …'
 
-def _print_table(rows):
-    cols = [[str(k), *(o[k] for o in rows)] for k in rows[0]]
-    cols = [[s.ljust(max(map(len, c))) for s in c] for c in cols]
-    for line in zip(*cols): print('  '.join(line).rstrip())
-
 @delegates(get_grid)
 def show_batch(
     dls, # Has the loaders `train` and `valid`
@@ -175,6 +171,7 @@ def show_batch(
         classes,raw = {k: getattr(f, 'names', None) for k,f in ds.features.items()},ds.with_format(None)
         rows = [raw[int(i)] for i in next(dl.plan.keys(dl.epoch)).rows[:n]]
     else: rows = [{k: v[i] for k,v in batch.items()} for i in range(min(n, *map(len, batch.values())))]
-    _print_table([{k: _cell(v, classes.get(k)) for k,v in row.items()} for row in rows])
+    cells = [[_cell(row[k], classes.get(k)) for k in rows[0]] for row in rows]
+    print(text_table([[str(k) for k in rows[0]], *cells], left=len(rows[0])))
     def kind(x): return f'{tuple(x.shape)} {x.dtype}' if isinstance(x, torch.Tensor) else type(x).__name__
     print('batch: ' + ', '.join(f'{k} {kind(x)}' for k,x in batch.items()))

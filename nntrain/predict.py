@@ -8,17 +8,16 @@ __all__ = ['aside', 'validate', 'lr_find', 'in_order', 'iter_preds', 'get_preds'
 
 # %% ../nbs/24_predict.ipynb #429b0f85
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager,suppress
 from copy import copy
 from functools import partial
 import torch
 from torch.utils.data import BatchSampler,SequentialSampler
-from .checks import check_dl
-from .core import batch_len,columns,keep_rng,to_cpu,to_device
+from .checks import check_dl,loss_kind
+from .core import batch_len,columns,keep_modes,keep_rng,to_cpu,to_device
 from .dataloaders import DataLoaders
-from .data.items import Prediction,as_prediction,class_names,evaluating,explain_shape,item_batch,joined,uncounted
+from .data.items import as_prediction,class_names,evaluating,explain_shape,item_batch,joined,uncounted
 from .events import Listeners,check_subs
-from .finite import _settings
 from .learner import Learner,check_free
 from .subscribers import LRFindS,snapshot
 
@@ -33,21 +32,19 @@ def aside(
     middle of a fit."""
     check_free(learn)
     kept,history,model,dls = dict(vars(learn)),list(learn.history),learn.model,learn.dls
-    modes = [(m, m.training) for m in (model.modules() if hasattr(model, 'modules') else ())]
     grads = [(p, p.grad) for p in model.parameters()]
     place = dls.state_dict() if hasattr(dls, 'state_dict') else None
     restore = snapshot(learn) if weights else None
     learn.subs = [s for s in learn.subs if getattr(s, 'aside', True)]
     for k,v in changes.items(): setattr(learn, k, v)
     try:
-        with keep_rng(): yield learn
+        with keep_rng(), keep_modes(model): yield learn
     finally:
         vars(learn).clear()
         vars(learn).update(kept)
         learn.history[:] = history
         if restore: restore()
         elif place is not None: dls.load_state_dict(place)
-        for m,mode in modes: m.training = mode
         for p,g in grads: p.grad = g
 
 # %% ../nbs/24_predict.ipynb #0955b94e
@@ -129,15 +126,13 @@ def in_order(
                       "data set: ask with_targets=True, or give a loader that doesn't shuffle", stacklevel=3)
     return dl
 
-def _n_rows(dl, batch):
-    if getattr(dl, 'n_rows', None) is not None: return dl.n_rows
-    try: return batch_len(batch)
-    except ValueError: return None
-
 def _results(learn, dl, with_targets, subs):
-    "A generator of predictions, targets (or `None`) and the number of rows, for each batch of `dl`"
+    "A generator of predictions, targets (or `None`) and the number of rows (or `None`), for each batch of `dl`"
     check_subs([*learn.subs, *subs])
-    for b in uncounted(dl): yield *_predict_batch(learn, b, with_targets, subs),_n_rows(dl, b)
+    for b in uncounted(dl):
+        n = getattr(dl, 'n_rows', None)
+        with suppress(ValueError): n = batch_len(b) if n is None else n
+        yield *_predict_batch(learn, b, with_targets, subs),n
 
 def _loader(learn, dl):
     if dl is None: check_dl(learn.dls, 'valid')
@@ -168,15 +163,7 @@ def get_preds(
     return (joined(preds, rows), joined(targets, rows)) if with_targets else joined(preds, rows)
 
 # %% ../nbs/24_predict.ipynb #7b94ba6e
-_losses = {
-    'classes': 'cross_entropy nll_loss multi_margin_loss CrossEntropyLoss NLLLoss MultiMarginLoss',
-    'labels': 'binary_cross_entropy binary_cross_entropy_with_logits BCELoss BCEWithLogitsLoss '
-              'multilabel_soft_margin_loss MultiLabelSoftMarginLoss',
-    'numbers': 'mse_loss l1_loss smooth_l1_loss huber_loss poisson_nll_loss gaussian_nll_loss MSELoss L1Loss '
-               'SmoothL1Loss HuberLoss PoissonNLLLoss GaussianNLLLoss'}
-_kinds = {name: kind for kind,names in _losses.items() for name in names.split()}
-
-def _loss_name(learn): return getattr(_settings(learn.loss_fn)[0], '__qualname__', '').split('.')[0]
+_kinds = dict(log_probs='classes', logits='labels', probs='labels')
 
 def model_kind(
     learn, # A learner
@@ -185,10 +172,10 @@ def model_kind(
 )->str:
     """What the outputs of the model are: `'classes'` (one per row or pixel), `'labels'` (yes or no for each output), or
     `'numbers'`. By the loss function, else by the targets. Raises `ValueError` if neither tells."""
-    kind = _kinds.get(_loss_name(learn)) if type(learn).get_loss is Learner.get_loss else None
+    kind = loss_kind(learn.loss_fn) if type(learn).get_loss is Learner.get_loss else None
     p,y = (tuple(getattr(o, 'shape', ())) for o in (preds, targets))
     dtype = getattr(targets, 'dtype', torch.long)
-    if kind or dtype==torch.bool: return kind or 'labels'
+    if kind or dtype==torch.bool: return _kinds.get(kind, kind or 'labels')
     if dtype.is_floating_point and ((targets!=0) & (targets!=1)).any(): return 'numbers'
     if not dtype.is_floating_point and p[1:2] > (1,) and y in (p[:1]+p[2:], (*p[:1],1)): return 'classes'
     raise ValueError(f"predictions of shape {p} and targets of shape {y}, {dtype}: whether these are classes, labels "
@@ -200,7 +187,7 @@ def gives_logits(
 )->bool:
     "Are they logits, and not probabilities? By the loss function, or the last layer"
     last = [*learn.model.modules()][-1] if hasattr(learn.model, 'modules') else None
-    return _loss_name(learn) not in ('binary_cross_entropy', 'BCELoss') and not isinstance(last, torch.nn.Sigmoid)
+    return loss_kind(learn.loss_fn)!='probs' and not isinstance(last, torch.nn.Sigmoid)
 
 # %% ../nbs/24_predict.ipynb #b56c9357
 def predict_item(

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CyclicLR,LambdaLR,OneCycleLR,ReduceLROnPlat
 from .checks import better,choice,monitor as split_monitor,monitored,number,says,whole
 from .core import n_batches
 from .events import CancelFitException,Subscriber
-from .subscribers import MetricsS,searching
+from .subscribers import MetricsS,optimizers,searching
 
 # %% ../nbs/30_schedule.ipynb #1a511031
 class StatefulS(Subscriber):
@@ -109,8 +109,9 @@ def total_steps(
 class SchedulerS(StatefulS):
     """Makes a torch scheduler for each fit and steps it when it is due. Keeps the learning rates of each step in
     `lrs`, a list of one for each parameter group, thinned in long runs; after the fit, momentum is what it was before.
-    Raises `ValueError` on another `step`, on a plateau scheduler with a `step` that isn't `'loss'`, or when it is
-    resumed in a longer run; `TypeError` if `scheduler_class` can't be called. Warns if its number was never there."""
+    Raises `ValueError` on another `step` or one that doesn't suit the scheduler, or when it is resumed in a longer run;
+    `TypeError` if `scheduler_class` can't be called or doesn't make a scheduler of an optimizer of the learner. Warns
+    if its number was never there."""
     order,scheduler,before = MetricsS.order+1,None,() # the numbers of the epoch come first
     def __init__(self,
         scheduler_class, # A class of `torch.optim.lr_scheduler`, or a function of an optimizer (and of `total_steps`)
@@ -135,30 +136,50 @@ class SchedulerS(StatefulS):
         if self.step: return self.step
         if isinstance(scheduler, ReduceLROnPlateau): return 'loss'
         counts = any(k.endswith('_steps') for k in signature(self.scheduler_class).parameters)
-        return 'batch' if counts or isinstance(scheduler, (CyclicLR, OneCycleLR)) else 'epoch'
+        by_step = (isinstance(s, (CyclicLR, OneCycleLR)) for s in (scheduler, *getattr(scheduler, '_schedulers', ())))
+        return 'batch' if counts or any(by_step) else 'epoch'
 
     def make(self,
         learn # A learner, at the beginning of a fit
     ):
         "A scheduler for this fit; it is told `total_steps` if it wants to know and doesn't yet"
         p = signature(self.scheduler_class).parameters.get('total_steps')
-        wants = p and p.default in (None, Parameter.empty)
+        said = 'steps_per_epoch' in getattr(self.scheduler_class, 'keywords', ()) # then it knows without being told
+        wants = p and p.default in (None, Parameter.empty) and not said
         kwargs = dict(total_steps=learn.n_epochs if self.step=='epoch' else total_steps(learn)) if wants else {}
         if self is next(s for s in learn.subs if isinstance(s, SchedulerS)):
             for g in learn.opt.param_groups: g.pop('initial_lr', None) # left there by the schedule of an earlier fit
         self.before = [{k: g[k] for k in ('momentum', 'betas') if k in g} for g in learn.opt.param_groups]
         res = self.scheduler_class(learn.opt, **kwargs)
+        self.check(res, optimizers(learn))
         self.by = self.due(res)
         self.mode = dict(batch=None, epoch='train', loss=self.watched)[self.by] # of the passes that it follows
-        if isinstance(res, ReduceLROnPlateau):
-            if self.by!='loss':
-                raise ValueError("ReduceLROnPlateau goes by a number: write SchedulerS(ReduceLROnPlateau, "
-                                 "step='loss')")
-            if res.mode=='min' and says(self.monitor)=='max':
-                raise ValueError(f"{self.monitor!r} is better when it is larger: write partial(ReduceLROnPlateau, "
-                                 "mode='max')")
         learn.schedule,self.lrs,self.seen = self,Trace(),False
         return res
+
+    def check(self,
+        scheduler, # What `scheduler_class` made
+        opts:dict # The optimizers of the learner
+    ):
+        "Raise `TypeError` or `ValueError` if `scheduler` would change nothing, or go by what it doesn't understand"
+        name,plateau = type(scheduler).__name__,isinstance(scheduler, ReduceLROnPlateau)
+        if not hasattr(scheduler, 'step'):
+            raise TypeError(f"scheduler_class must make a scheduler, not {scheduler!r}: for a function of the step, "
+                            "write SchedulerS(partial(LambdaLR, lr_lambda=f))")
+        takes = next(iter(signature(scheduler.step).parameters), 'epoch') # its first argument, if it has any
+        cases = (
+            (all(getattr(scheduler, 'optimizer', o) is not o for o in opts.values()), TypeError,
+             f"scheduler_class made a {name} for another optimizer: let it take the one that it is given, "
+             "lambda opt: StepLR(opt, 2)"),
+            (plateau and self.step in ('batch', 'epoch'), ValueError,
+             "ReduceLROnPlateau goes by a number: write SchedulerS(ReduceLROnPlateau, step='loss')"),
+            (self.step=='loss' and takes=='epoch', ValueError,
+             f"{name} doesn't look at a number, so it can't go by step='loss': leave step out, or say 'batch' or "
+             "'epoch'"),
+            (plateau and scheduler.mode=='min' and says(self.monitor)=='max', ValueError,
+             f"{self.monitor!r} is better when it is larger: write partial(ReduceLROnPlateau, mode='max')"))
+        for wrong,error,text in cases:
+            if wrong: raise error(text)
 
     def after_step(self, learn):
         if not self.scheduler: return
@@ -217,13 +238,10 @@ def one_cycle(
     if pct_start*total_steps==1: pct_start += 1e-6 if pct_start<1 else -1e-6 # torch would divide by zero
     return OneCycleLR(opt, max_lr or [g['lr'] for g in opt.param_groups], total_steps, pct_start=pct_start, **kwargs)
 
-def _share(i, w, n, cosine): # of the peak, at step i of n, w of which are warm-up; a partial of it can be pickled
+def _share(i, n, warmup, cosine): # of the peak, at step i of n; a partial of it can be pickled
+    w = round(n*warmup)
     left = 1-(i-w)/max(n-w, 1)
     return (i+1)/(w+1) if i<w else (1-math.cos(math.pi*left))/2 if cosine else left
-
-def _warmup(opt, total_steps, warmup, cosine):
-    w = round(total_steps*number('warmup', warmup, below=1))
-    return LambdaLR(opt, partial(_share, w=w, n=total_steps, cosine=cosine))
 
 def warmup_cosine(
     opt, # The optimizer; its learning rates are the peak
@@ -231,7 +249,8 @@ def warmup_cosine(
     warmup:float=0.1 # Share of the run in which the rate rises
 )->LambdaLR:
     "Straight up, then down to 0 along half a cosine. Raises `ValueError` on a `warmup` of 1 or more, or below 0."
-    return _warmup(opt, total_steps, warmup, cosine=True)
+    warmup = number('warmup', warmup, below=1)
+    return LambdaLR(opt, partial(_share, n=total_steps, warmup=warmup, cosine=True))
 
 def warmup_linear(
     opt, # The optimizer; its learning rates are the peak
@@ -239,7 +258,8 @@ def warmup_linear(
     warmup:float=0.1 # Share of the run in which the rate rises
 )->LambdaLR:
     "Straight up, then straight down to 0. Raises `ValueError` on a `warmup` of 1 or more, or below 0."
-    return _warmup(opt, total_steps, warmup, cosine=False)
+    warmup = number('warmup', warmup, below=1)
+    return LambdaLR(opt, partial(_share, n=total_steps, warmup=warmup, cosine=False))
 
 # %% ../nbs/30_schedule.ipynb #dc83eee7
 def plot_lr(
@@ -280,11 +300,12 @@ class EarlyStoppingS(StatefulS):
         self.mode,self.restore_best,self.weights = better(monitor, mode),restore_best,None
 
     def before_fit(self, learn):
-        self.active = learn.trains and not searching(learn)
-        if self.active: self.best,self.best_epoch,self.bad,self.weights = None,None,0,None; self.begin()
+        if not learn.trains or searching(learn): return
+        self.best,self.best_epoch,self.bad,self.weights = None,None,0,None
+        self.begin()
 
     def after_epoch(self, learn):
-        if not self.active or learn.history[-1]['mode']!=self.watched: return
+        if not self._running or learn.history[-1]['mode']!=self.watched: return
         v,sign = monitored(self.monitor, learn.history),1 if self.mode=='min' else -1
         if not math.isnan(v) and (self.best is None or sign*(self.best-v) > self.min_delta):
             self.best,self.best_epoch,self.bad = v,learn.epoch,0
@@ -293,14 +314,14 @@ class EarlyStoppingS(StatefulS):
         if self.bad >= self.patience: raise CancelFitException
 
     def after_fit(self, learn):
-        if self.active and self.best is None and not self.bad:
+        if self._running and self.best is None and not self.bad:
             warnings.warn(f"EarlyStoppingS never saw {self.monitor!r}: no such pass was made. Fit with valid=True, "
                           "or monitor 'train_loss'.")
 
     def cleanup_fit(self, learn):
         if self._running and self.weights: learn.model.load_state_dict(self.weights)
         if self._running and self.bad >= self.patience and not learn.quiet:
-            best = f"epoch {self.best_epoch}, {self.monitor} {self.best:.3f}" if self.weights else None
-            print(f"EarlyStoppingS: {self.monitor} hasn't improved for {self.bad} epochs" +
-                  (f'; the weights are those of {best}' if best else ''))
+            print(f"EarlyStoppingS: {self.monitor} hasn't improved for {self.bad} epochs" + (
+                  f'; the weights are those of epoch {self.best_epoch}, {self.monitor} {self.best:.3f}'
+                  if self.weights else ''))
         super().cleanup_fit(learn)

@@ -32,7 +32,7 @@ def test_names():
 def test_signatures():
     E = inspect.Parameter.empty
     assert list(positional(Learner.__init__)) == ['model', 'dls', 'loss_fn', 'optim_class', 'lr', 'subs']
-    assert positional(Learner.fit) == dict(epochs=E, train=True, valid=True, subs=[], lr=None)
+    assert positional(Learner.fit) == dict(epochs=None, train=True, valid=True, subs=[], lr=None)
     assert list(positional(MomentumLearner.__init__))[:7] == ['model', 'dls', 'loss_fn', 'optim_class', 'lr', 'subs', 'mom']
     assert positional(MomentumLearner.__init__)['mom'] == 0.85
     assert positional(LRFindS.__init__) == dict(mult=1.25)

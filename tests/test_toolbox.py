@@ -6,11 +6,11 @@ from unittest import mock
 import pytest, torch, torch.nn.functional as F
 from nntrain.acceleration import AugmentS, GradAccumS, GradClipS, MixedPrecisionS, NormalizationS
 from nntrain.average import EMAS
-from nntrain.core import set_seed
+from nntrain.core import freeze, set_seed, thaw
 from nntrain.events import CancelBatchException, CancelFitException, CancelStepException, Subscriber
 from nntrain.inspect import ActivationStatsS, ShortRunS, TimerS
 from nntrain.learner import Learner, MetricsS
-from nntrain.models import cnn
+from nntrain.models import cnn, conv_block
 from nntrain.schedule import EarlyStoppingS, SchedulerS, Trace, one_cycle, warmup_cosine
 
 def noise(x): return x+.1*torch.randn_like(x)
@@ -140,3 +140,26 @@ def test_records_for_plots_stay_small(monkeypatch):
     subs = [SchedulerS(warmup_cosine), GradClipS(1.)]; save = SaveAtS(14, subs); get_learner([*subs, save]).fit(3)
     subs = [SchedulerS(warmup_cosine), GradClipS(1.)]; get_learner([*subs, ResumeS(save.saved, 14, subs)]).fit(3)
     assert (subs[0].lrs, subs[1].norms)==(s.lrs, c.norms)
+
+@pytest.mark.parametrize('came', ['training', 'evaluation', 'back in training'])
+def test_frozen(came):
+    "A fit changes nothing in a frozen body, in whatever mode the model was; once thawed, it is trained like any other"
+    def state(m): return {k: t.clone() for k,t in m.state_dict().items()}
+    def equal(a, b): return all(torch.equal(a[k], b[k]) for k in a)
+    learn = get_learner([])
+    learn.model = torch.nn.Sequential(torch.nn.Sequential(conv_block(1, 4), torch.nn.Dropout(.5), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()), torch.nn.Linear(4, 10))
+    if came=='evaluation': learn.model.eval()
+    body,head = learn.model
+    assert freeze(body) is body
+    if came=='back in training': learn.model.train()
+    before,modes = state(learn.model),[m.training for m in learn.model.modules()]
+    class ModesS(Subscriber):
+        def after_batch(self, learn): assert not any(m.training for m in body.modules()) and head.training==learn.training
+    learn.fit(2, subs=[ModesS()])
+    assert equal({k: t for k,t in before.items() if k.startswith('0.')}, state(learn.model)) and not torch.equal(before['1.weight'], head.weight)
+    assert modes==[m.training for m in learn.model.modules()]
+    frozen = state(body)
+    assert thaw(body) is body
+    learn.fit(1)
+    after = state(body)
+    assert [k for k in after if torch.equal(frozen[k], after[k])]==[]

@@ -9,13 +9,12 @@ __all__ = ['Prediction', 'rows_of', 'validation_batch', 'class_names', 'open_pic
 # %% ../../nbs/15_items.ipynb #6c2a0984
 from collections import UserDict,namedtuple
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from torch.nn.utils.rnn import PackedSequence,unpack_sequence
 from ..checks import choice
-from ..core import columns,map_tensors
-from .collate import floats,hf_ds_collate_fn,pixels
+from ..core import columns,keep_modes,map_tensors,with_column
+from .collate import floats,pixels
 from .loader import Rows,first_batches,uncounted # noqa: F401 (it was defined here)
 from .memory import Decoded
 
@@ -25,8 +24,7 @@ def rows_of(
 )->tuple:
     "The data set behind `dl` and the function that makes a batch of its rows; `None` for what it doesn't show"
     ds = getattr(dl, 'dataset', None)
-    if isinstance(ds, Decoded): return ds.ds,partial(hf_ds_collate_fn, flatten=ds.flatten, masks=ds.masks)
-    if isinstance(ds, Rows): return ds.ds,ds.collate_fn
+    if isinstance(ds, (Decoded, Rows)): return ds.ds,ds.collate_fn
     return ds,getattr(dl, 'collate_fn', None)
 
 def _valid(dls): return dls.train if getattr(dls, 'valid', None) is None else dls.valid
@@ -62,6 +60,19 @@ def _in_mode(im, mode, deep):
     if has16: im = Image.fromarray((np.array(im)/257).round().astype(np.uint8))
     return Image.fromarray(np.array(im.convert('L')).astype(np.uint16)*257) if want16 else im.convert(mode)
 
+def _from_array(item):
+    "Bytes in an array or a tensor as a PIL image"
+    from PIL import Image
+    tensor = isinstance(item, torch.Tensor)
+    x = item.detach().cpu().numpy() if tensor else item
+    if x.ndim==3 and x.shape[0] <= 4 and (tensor or x.shape[-1] > 4): x = np.moveaxis(x, 0, -1)
+    if x.ndim==3 and x.shape[-1]==1: x = x[...,0]
+    kinds = {2: (np.uint8, np.uint16), 3: (np.uint8,)}.get(x.ndim, ())
+    if x.dtype not in kinds or x.ndim==3 and x.shape[-1] > 4:
+        raise ValueError(f"item: an array of {x.dtype} and shape {tuple(item.shape)} is no image: give bytes (uint8), "
+                         "(height, width) or with channels")
+    return Image.fromarray(np.ascontiguousarray(x))
+
 def open_picture(
     item, # A path, a PIL image, or bytes (`uint8`, or `uint16` if grey) in an array or tensor
     mode:str=None, # PIL's name of the kind of pixels wanted, such as `'L'` (grey) or `'RGB'`
@@ -70,26 +81,14 @@ def open_picture(
     """`item` as a PIL image, turned as its EXIF data say. Channels may come first or last. Raises `FileNotFoundError`
     or `ValueError` that name it if it isn't an image."""
     from PIL import Image,ImageOps,UnidentifiedImageError
-    if isinstance(item, (str, Path)):
-        try: im = Image.open(item)
-        except UnidentifiedImageError:
-            raise ValueError(f"item: {str(item)!r} isn't an image that PIL can read") from None
-        except (FileNotFoundError, IsADirectoryError):
-            raise FileNotFoundError(f"item: there is no file {str(item)!r}") from None
-    elif isinstance(item, (torch.Tensor, np.ndarray)):
-        x = item.detach().cpu().numpy() if isinstance(item, torch.Tensor) else item
-        if x.ndim==3:
-            first,last = x.shape[0]<=4,x.shape[-1]<=4
-            if first and (not last or isinstance(item, torch.Tensor)): x = np.moveaxis(x, 0, -1)
-            if x.shape[-1]==1: x = x[...,0]
-        kinds = {2: (np.uint8, np.uint16), 3: (np.uint8,)}.get(x.ndim, ())
-        if x.dtype not in kinds or x.ndim==3 and x.shape[-1]>4:
-            raise ValueError(f"item: an array of {x.dtype} and shape {tuple(item.shape)} is no image: give bytes "
-                             "(uint8), (height, width) or with channels")
-        im = Image.fromarray(np.ascontiguousarray(x))
-    else: im = item
-    try: im = ImageOps.exif_transpose(im)
-    except OSError as e: raise ValueError(f"item: {getattr(im, 'filename', '')!r} is a damaged image ({e})") from e
+    try:
+        im = Image.open(item) if isinstance(item, (str, Path)) else item
+        im = ImageOps.exif_transpose(im if hasattr(im, 'getbands') else _from_array(im))
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"item: there is no file {str(item)!r}") from None
+    except UnidentifiedImageError: raise ValueError(f"item: {str(item)!r} isn't an image that PIL can read") from None
+    except OSError as e:
+        raise ValueError(f"item: {str(getattr(item, 'filename', item))!r} is a damaged image ({e})") from e
     return _in_mode(im, mode, deep) if mode else im
 
 def image_tensor(
@@ -111,34 +110,26 @@ def _form(ds):
         return row,finish if f else None,finish(row) if f else row
     base,row = ds,ds[0] if hasattr(ds, '__getitem__') else next(iter(ds))
     while not hasattr(base, 'transform') and hasattr(base, 'dataset'): base = base.dataset # a `Subset`
-    f = getattr(base, 'transform', None)
-    return row,(lambda row: (f(row[0]), *row[1:])) if f and isinstance(row, (tuple, list)) else None,row
-
-def _put(row, x):
-    "`row` with `x` as its first column"
-    if isinstance(row, dict): return {**row, next(iter(row)): x}
-    return [x, *row[1:]] if type(row) is list else (x, *row[1:]) if isinstance(row, tuple) else x
-
-def _shaped(x, shape):
-    "`x` in `shape` if only dimensions of 1 differ, or if a grey image is to be a row; otherwise as it is"
-    def big(s): return [d for d in s if d!=1]
-    row = len(shape)==1 and len(big(x.shape))<=2 and x.numel()==shape[0]
-    return x.reshape(shape) if row or big(x.shape)==big(shape) else x
+    f = getattr(base, 'transform', None) if isinstance(row, (tuple, list)) else None
+    return row,f and (lambda row: with_column(row, 0, f(row[0]))),row
 
 def _mode(x):
-    "The kind of pixels of an image or a tensor of the data; `None` if neither tells"
-    if hasattr(x, 'getbands'): return x.mode
-    return {1:'L', 2:'LA', 3:'RGB', 4:'RGBA'}.get(x.shape[0] if getattr(x, 'ndim', 0)==3 else 1)
+    "The kind of pixels of an image or a tensor of the data"
+    channels = x.shape[0] if getattr(x, 'ndim', 0)==3 else 1
+    return x.mode if hasattr(x, 'getbands') else {1:'L', 2:'LA', 3:'RGB', 4:'RGBA'}.get(channels)
 
-def _like_data(x, shape, n):
-    """Numbers `x` in `shape`, that of the data, where `n` is the number of channels, or `None`; they may come last.
-    Raises `ValueError` if the dimensions are others."""
-    if x.ndim==3 and n and n<=4 and x.shape[0]!=n and x.shape[-1]==n: x = x.movedim(-1, 0)
-    if x.ndim==3 and n==x.shape[0] and tuple(shape)==(x.numel(),): x = x.flatten()
-    x = _shaped(x, shape)
-    if x.ndim!=len(shape) or x.ndim==3 and n and n<=4 and x.shape[0]!=n:
-        raise ValueError(f"item: its shape {tuple(x.shape)} doesn't fit that of the data, {tuple(shape)}: reshape it")
-    return x
+def _like_data(x, x0, n):
+    """Numbers `x` in shape and type of `x0`, a row of the data with `n` channels, or `None` where they aren't known.
+    Channels may come last, a picture become a row, dimensions of 1 differ. Raises `ValueError` on another shape."""
+    channels = n if n and n <= 4 else None
+    if x.ndim==3 and channels and x.shape[0]!=n and x.shape[-1]==n: x = x.movedim(-1, 0)
+    grey = x.squeeze().ndim <= 2
+    row = x0.shape==(x.numel(),) and (grey or x.ndim==3 and x.shape[0]==n)
+    if row or x.squeeze().shape==x0.squeeze().shape: x = x.reshape(x0.shape)
+    if x.ndim!=x0.ndim or x.ndim==3 and channels and x.shape[0]!=n:
+        raise ValueError(f"item: its shape {tuple(x.shape)} doesn't fit that of the data, {tuple(x0.shape)}: "
+                         "reshape it")
+    return x.to(x0.dtype) if x0.is_floating_point() or not x.is_floating_point() else x
 
 # %% ../../nbs/15_items.ipynb #a0bd24cf
 def item_batch(
@@ -154,21 +145,19 @@ def item_batch(
     if isinstance(item, np.ndarray): item = item.astype(item.dtype.newbyteorder('='), copy=False) # torch knows no other
     is_bytes = getattr(item, 'dtype', None) in (np.uint8, np.uint16, torch.uint8, torch.uint16) and item.ndim>1
     raw = isinstance(item, (str, Path)) or hasattr(item, 'getbands') or is_bytes
-    first = None
-    if ds is None or collate is None: batch = validation_batch(dls)
+    if ds is None or collate is None: batch,first = validation_batch(dls),None
     else:
         row,f,done = _form(ds)
         finish = f or (lambda row: row)
         if isinstance(item, dict): return collate([finish({**row, **item})])
         batch,first = collate([done]),columns(row)[0]
         if raw and (f or hasattr(first, 'getbands')):
-            return collate([finish(_put(row, open_picture(item, _mode(first), deep=not f)))])
+            return collate([finish(with_column(row, 0, open_picture(item, _mode(first), deep=not f)))])
     x0 = columns(batch)[0][0]
     if raw: item = image_tensor(item, _mode(x0))
     n = x0.shape[0] if x0.ndim==3 else len(pixels(first)) if hasattr(first, 'getbands') else None
-    x = _like_data(torch.as_tensor(item), x0.shape, n)[None]
-    if x0.is_floating_point() or not x.is_floating_point(): x = x.to(x0.dtype)
-    return _put(batch if isinstance(batch, (dict, list, tuple)) else (batch,), x)
+    x = _like_data(torch.as_tensor(item), x0, n)[None]
+    return with_column((batch,) if isinstance(batch, torch.Tensor) else batch, 0, x)
 
 # %% ../../nbs/15_items.ipynb #b604640f
 @contextmanager
@@ -189,13 +178,9 @@ def evaluating(
     model # An `nn.Module`, or anything with `train(mode)` and `training`
 ):
     "No gradients, and `model` in evaluation mode; afterwards each module is in its own mode again"
-    modules = list(model.modules()) if hasattr(model, 'modules') else [model]
-    modes = [m.training for m in modules]
-    try:
+    with keep_modes(model), torch.no_grad():
         model.train(False)
-        with torch.no_grad(): yield
-    finally:
-        for m,mode in zip(modules, modes): m.training = mode
+        yield
 
 # %% ../../nbs/15_items.ipynb #521bf931
 def _unjoined(what):
@@ -207,11 +192,11 @@ def _join_tensors(xs, rows):
     most = max(t.ndim for t in xs)
     xs = [t[None] if n==1 and t.ndim==most-1 else t for t,n in zip(xs, rows)] # `squeeze` took the dimension of the row
     first,second = ([t.shape[d:d+1]==(n,) for t,n in zip(xs, rows)] for d in (0,1))
-    if all(second) and not any(first) and len(xs)>1:
-        raise _unjoined(f"since the rows are in the second dimension of {tuple(xs[0].shape)}")
-    if len({t.shape[1:] for t in xs})==1: return torch.cat(xs)
+    crosswise = all(second) and not any(first) and len(xs) > 1
+    if not crosswise and len({t.shape[1:] for t in xs})==1: return torch.cat(xs)
     if all(first): return [row for t in xs for row in t]
-    raise _unjoined(f"since their shapes differ: {', '.join(str(tuple(s)) for s in sorted({t.shape for t in xs})[:4])}")
+    shapes = ', '.join(str(tuple(s)) for s in sorted({t.shape for t in xs})[:4])
+    raise _unjoined(f"since {'the rows are in the second dimension' if crosswise else 'their shapes differ'}: {shapes}")
 
 def _heads(x):
     "The first dimensions of all tensors in `x`"
@@ -235,7 +220,7 @@ def _are_outputs(xs, rows):
 def _as_rows(x):
     "What holds rows in a form of its own as a list of rows"
     if isinstance(x, PackedSequence): return unpack_sequence(x)
-    return list(x) if isinstance(x, np.ndarray) else list(x.unbind()) if getattr(x, 'is_nested', False) else x
+    return list(x) if isinstance(x, np.ndarray) or getattr(x, 'is_nested', False) else x
 
 # %% ../../nbs/15_items.ipynb #915edc81
 def joined(
@@ -276,9 +261,9 @@ def as_prediction(
                          "models that don't classify")
     if kind=='numbers': return out
     out,several = out.float(),kind=='labels' and out.numel() > 1
-    if kind=='labels': probs = out.sigmoid() if logits else out
-    else: probs = out if (out>=0).all() and (out.sum(0)-1).abs().max()<1e-4 else out.softmax(0)
-    if not probs.ndim or probs.numel()==1: probs = torch.stack([1-probs.flatten(), probs.flatten()]).flatten()
+    are_probs = not logits if kind=='labels' else (out>=0).all() and (out.sum(0)-1).abs().max() < 1e-4
+    probs = out if are_probs else out.sigmoid() if kind=='labels' else out.softmax(0)
+    if probs.numel()==1: probs = torch.cat([1-probs.flatten(), probs.flatten()])
     index = (probs>.5).long() if several else probs.argmax(0)
     if probs.ndim > 1: return Prediction(index, index, probs)
     if names is None or several and len(names)!=len(probs): names = range(len(probs))

@@ -6,13 +6,14 @@
 __all__ = ['Columns', 'decode', 'Decoded', 'Tensors', 'free_memory', 'check_columns']
 
 # %% ../../nbs/13_memory.ipynb #03353afa
-import hashlib,os,re,warnings,weakref
+import hashlib,os,re,secrets,socket,warnings,weakref,zipfile
 import multiprocessing as mp
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from torch.utils.data import DataLoader,Dataset
-from .collate import class_numbers,find_masks,floats,hf_ds_collate_fn,pixels
+from .collate import class_numbers,find_masks,floats,hf_ds_collate_fn,image_columns,pixels
 from .loader import Rows,identity
 from .order import BatchKey
 
@@ -26,15 +27,12 @@ def _plain_png(b):
 
 def _decoder(feature, mask):
     "A function from an encoded image (a dict of `bytes` and `path`) to its pixels, or class numbers"
-    try:
-        import torchvision.io # noqa: F401 (it brings the operator)
-        png = torch.ops.image.decode_png
-    except (ImportError,AttributeError): png = None
+    import torchvision.io # noqa: F401 (it brings the operator)
+    png = None if mask or getattr(feature, 'mode', None) else getattr(torch.ops.image, 'decode_png', None)
     def _f(o):
-        b = o['bytes']
-        if png and b and not mask and not getattr(feature, 'mode', None) and _plain_png(b):
-            try: return png(torch.frombuffer(bytearray(b), dtype=torch.uint8), 0, False)
-            except (RuntimeError,TypeError): pass # Pillow has the last word
+        if png and (b := o['bytes']) and _plain_png(b):
+            with suppress(RuntimeError, TypeError): # Pillow has the last word
+                return png(torch.frombuffer(bytearray(b), dtype=torch.uint8), 0, False)
         return (class_numbers if mask else pixels)(feature.decode_example(o))
     return _f
 
@@ -118,35 +116,47 @@ def _decode_column(ds, name, split, mask=False):
 class Columns(dict): "Column name → tensor" # a class of its own, so that it can be referred to weakly
 _alive,_owners = weakref.WeakValueDictionary(),weakref.WeakKeyDictionary()
 
-def _save(cols, folder):
-    import shutil, tempfile
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix='.part-', dir=folder.parent))
-    try:
-        for i,x in enumerate(cols.values()): np.save(tmp/f'{i}.npy', x.numpy())
-        os.rename(tmp, folder)
-    except OSError:
-        if not folder.is_dir(): raise # else another process was faster
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+def _ended(pid):
+    "Has this process of this machine ended? (On Windows nobody can ask without harm.)"
+    try: return os.name=='posix' and os.kill(pid, 0)
+    except OSError as e: return isinstance(e, ProcessLookupError)
 
-def _load(names, n, folder):
+def _save(cols, file):
+    "Write `cols` to `file`, whole or not at all, after removing what killed processes of this machine left there"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    ours = f'.part-{socket.gethostname()}-'
+    for f in file.parent.glob(f'{ours}*'):
+        with suppress(OSError, ValueError, OverflowError): # of another user, or not named by us
+            if _ended(int(f.name.removeprefix(ours).split('-')[0])): f.unlink()
+    tmp = file.with_name(f'{ours}{os.getpid()}-{secrets.token_hex(4)}')
     try:
-        arrays = [np.load(folder/f'{i}.npy', mmap_mode='c') for i in range(len(names))]
-        if any(len(x)!=n for x in arrays): raise ValueError(f"it has another number of rows than {n}")
-    except (OSError,ValueError,EOFError) as e:
-        raise ValueError(f"cache_dir: {folder} holds no readable copy of the data ({e}). Delete that folder") from e
-    return Columns(zip(names, map(torch.from_numpy, arrays)))
+        with open(tmp, 'wb') as f:
+            torch.save(dict(cols), f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(tmp, file)
+    except (OSError,RuntimeError) as e: # torch's errors of a full disk are of the second kind
+        if not file.is_file(): raise OSError(f"cache_dir: {file} can't be written ({e.__context__ or e})") from e
+    finally: tmp.unlink(missing_ok=True)
+
+def _load(names, n, file):
+    "The columns in `file`, mapped into memory after a look at the checksums. Raises `ValueError` if it is damaged."
+    try:
+        with zipfile.ZipFile(file) as z:
+            if z.testzip(): raise ValueError("it is damaged: the checksum differs")
+        res = Columns(torch.load(file, mmap=True, weights_only=True))
+        if [*res]!=names or any(len(x)!=n for x in res.values()): raise ValueError(f"it isn't {n} rows of {names}")
+    except Exception as e: # anything may be in that file
+        raise ValueError(f"cache_dir: {file} holds no readable copy of the data ({e}). Delete that file") from e
+    return res
 
 def _files(ds, names):
     "What tells the files behind the image columns of `ds`, if they aren't in the data set, from changed ones"
     import pyarrow.compute as pc
-    res = []
-    for k in names:
-        if type(ds.features[k]).__name__!='Image': continue
-        col = ds.data.column(k)
-        for f in pc.filter(pc.struct_field(col, 'path'), pc.is_null(pc.struct_field(col, 'bytes'))).to_pylist():
-            if f and os.path.exists(f): res.append((f, (s := os.stat(f)).st_size, s.st_mtime_ns))
-    return res
+    cols = [ds.data.column(k) for k in image_columns(ds) if k in names]
+    paths = [f for c in cols
+             for f in pc.filter(pc.struct_field(c, 'path'), pc.is_null(pc.struct_field(c, 'bytes'))).to_pylist()]
+    return [(f, (s := os.stat(f)).st_size, s.st_mtime_ns) for f in paths if f and os.path.exists(f)]
 
 def decode(
     ds, # A Hugging Face `Dataset`
@@ -159,11 +169,11 @@ def decode(
     names = ds.format['columns'] or ds.column_names
     what = repr((names, sorted(masks), _files(ds, names)))
     key = f"{ds._fingerprint}-{hashlib.sha1(what.encode(), usedforsecurity=False).hexdigest()[:16]}"
-    folder = Path(cache_dir).expanduser()/f'{key}-v1' if cache_dir else None
-    res = _alive.get(key)
-    if res is None and folder and folder.is_dir(): res = _load(names, len(ds), folder)
+    file = Path(cache_dir).expanduser()/f'{key}-v2.pt' if cache_dir else None
+    there,res = file and file.is_file(),_alive.get(key)
+    if res is None and there: res = _load(names, len(ds), file)
     if res is None: res = Columns({k: _decode_column(ds, k, split, k in masks) for k in names})
-    if folder and not folder.is_dir(): _save(res, folder)
+    if file and not there: _save(res, file)
     _alive[key] = _owners[ds] = res
     return res
 
@@ -179,8 +189,9 @@ class Decoded(Dataset):
     ):
         self.ds,self.split,self.flatten = ds,split,flatten
         self.masks = find_masks(ds) if masks is None else list(masks)
+        self.collate_fn = partial(hf_ds_collate_fn, flatten=flatten, masks=self.masks)
         self.cols = decode(ds, split, cache_dir, self.masks)
-        self.images = {k for k,f in ds.features.items() if type(f).__name__=='Image'}-set(self.masks)
+        self.images = set(image_columns(ds))-set(self.masks)
 
     def __len__(self): return len(self.ds)
     def __getitem__(self, key):
@@ -192,9 +203,8 @@ class Decoded(Dataset):
         x:torch.Tensor # Some rows of it
     )->torch.Tensor:
         "Rows `x` of column `k` as a batch holds them: images as floats, masks as whole numbers"
-        if k in self.masks: x = x.squeeze(1).long()
-        elif k in self.images: x = floats(x)
-        else: return x
+        if k not in self.images.union(self.masks): return x
+        x = x.squeeze(1).long() if k in self.masks else floats(x)
         return x.flatten(1) if self.flatten else x
 
 # %% ../../nbs/13_memory.ipynb #dbe13a02
@@ -219,15 +229,15 @@ class Tensors(Rows):
 def free_memory()->int:
     """Bytes of memory to be had without swapping: on Linux what's available, within the container's limit; elsewhere
     half of all there is"""
-    try:
+    with suppress(OSError):
         free = int(re.search(r'MemAvailable:\s+(\d+) kB', Path('/proc/meminfo').read_text())[1])*1024
         top,used = [Path('/sys/fs/cgroup')/f'memory.{o}' for o in ('max','current')] # of the container
         if top.exists() and used.exists() and (limit := top.read_text().strip())!='max':
             free = min(free, int(limit)-int(used.read_text()))
         return max(free, 0)
-    except OSError: pass
-    try: return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')//2
-    except (AttributeError,ValueError,OSError): return 2*2**30
+    with suppress(AttributeError, ValueError, OSError):
+        return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')//2
+    return 2*2**30
 
 def check_columns(
     ds, # A Hugging Face `Dataset`
@@ -237,7 +247,6 @@ def check_columns(
     """Bytes that `ds` takes when it's decoded, after a look at the first row, and at all labels. Raises `ValueError` if
     they can't be collated."""
     kinds = {k: type(f).__name__ for k,f in ds.features.items()}
-    for k,kind in kinds.items():
-        if kind=='ClassLabel': _decode_column(ds, k, split)
+    for k in [k for k,kind in kinds.items() if kind=='ClassLabel']: _decode_column(ds, k, split)
     row = Rows(ds, partial(hf_ds_collate_fn, flatten=False, masks=masks), split)[BatchKey(0, 0, 0, [0])]
     return len(ds)*sum(x.numel()*(1 if kinds[k]=='Image' else x.element_size()) for k,x in zip(ds[0], row))
