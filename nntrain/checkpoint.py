@@ -52,7 +52,8 @@ class CheckpointFolder(NumberedFiles):
     def newest(self)->tuple:
         """The newest good checkpoint as `(path, state)`, or `(None, None)` if there is none.
         Warns of bad ones; raises `BadCheckpoint` if there are only bad ones."""
-        files = self.files()+[f for f in self.dir.glob('best.pt') if is_checkpoint(f) is not False]
+        others = [*self.files(self.first), *self.dir.glob('best.pt')]
+        files = self.files()+[f for f in others if is_checkpoint(f) is not False]
         for f in files:
             try: return f,self.read(f)
             except BadCheckpoint as e: warnings.warn(f"checkpoint {f} is left out: {(why := e)}")
@@ -82,13 +83,10 @@ class StopSignals:
     ): self.grace,self.stop,self.timer,self.handlers = checks.number('grace', grace, above=0),None,None,{}
 
     def __enter__(self):
-        self.stop,self.saving,self.waiting,self.pid = None,False,False,os.getpid()
-        self.timer = threading.Timer(self.grace, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM))
-        self.timer.daemon = True
-        for sig in ((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-                    if threading.current_thread() is threading.main_thread() else ()):
-            if signal.getsignal(sig) not in (None, signal.SIG_IGN): # `nohup` ignores SIGHUP
-                self.handlers[sig] = signal.signal(sig, self._on_signal)
+        self.stop,self.saving,self.waiting,self.pid,self.timer = None,False,False,os.getpid(),None
+        ours = threading.current_thread() is threading.main_thread() and (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        self.handlers = {sig: signal.signal(sig, self._on_signal) for sig in ours or ()
+                         if signal.getsignal(sig) not in (None, signal.SIG_IGN)} # `nohup` ignores SIGHUP
         return self
 
     def __exit__(self, *args):
@@ -101,11 +99,14 @@ class StopSignals:
             return
         again,self.stop = self.stop,self.stop or sig
         if self.waiting or again and (not self.saving or sig==signal.SIGINT): self.leave()
-        if not again and sig!=signal.SIGINT: self.timer.start()
+        if again or sig==signal.SIGINT: return
+        self.timer = threading.Timer(self.grace, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM))
+        self.timer.daemon = True
+        self.timer.start()
 
     def leave(self):
-        "Raise what the signal asks for: `KeyboardInterrupt`, or `SystemExit` with 128 + its number"
-        raise KeyboardInterrupt if self.stop==signal.SIGINT else SystemExit(128+self.stop)
+        "Raise what a signal asked for, if one came: `KeyboardInterrupt`, or `SystemExit` with 128 + its number"
+        if self.stop: raise KeyboardInterrupt if self.stop==signal.SIGINT else SystemExit(128+self.stop)
 
     def batches(self,
         it, # An iterator over a loader
@@ -142,7 +143,7 @@ class CheckpointS(Subscriber):
         if every!='epoch' and (isinstance(every, bool) or not isinstance(every, (int, float)) or not every > 0):
             raise ValueError("every must be 'epoch', a whole number of training batches (100) or a number of seconds "
                              f"(60.), not {every!r}")
-        if monitor is not None: checks.monitor(monitor)
+        checks.monitor('train_loss' if monitor is None else monitor)
         self.folder,self.signals,self.fits = CheckpointFolder(dir, keep),StopSignals(grace),0
         self.dir,self.every,self.monitor,self.resume = self.folder.dir,every,monitor,resume
         self.sign = dict(min=-1, max=1)[checks.better(monitor or 'loss', mode)]
@@ -212,10 +213,10 @@ class CheckpointS(Subscriber):
             self._put_back(learn, s, but=('rng',) if train and self.at[2] else ()) # a pass has it from its beginning
             if not train or not self.at[2]: self.state = None # nothing left to do
         elif train and self.ran: self._between(learn, epoch=learn.epoch)
-        elif train:
-            if self.fits: self.folder.stay[f'checkpoint-{self.folder.n+1:06}.pt'] = self.fits
-            state = self._state(learn) # before the first batch: what can't be stored is named
-            if self.fits: self.folder.write(state) # that is how the fit before this one ended, too
+        elif train and self.fits: # that is how the fit before this one ended, too
+            self.folder.stay[f'checkpoint-{self.folder.n+1:06}.pt'] = self.fits
+            self.folder.write(self._state(learn))
+        elif train: self._state(learn) # before the first batch: what can't be stored is named
         self.ran,self.elapsed,self.before_valid = True,0.,None
         if not train:
             self.at = learn.epoch,'eval',0
@@ -225,32 +226,31 @@ class CheckpointS(Subscriber):
     def _train_batches(self, learn, dl):
         "The batches of a training pass, from the one that comes next; saves between them"
         s,self.state = self.state,None
-        self.rng_pass,i = (revived(s['rng_pass']), s['at'][2]) if s else (run_rng(learn), 0)
-        place,first = data_state(learn),i
-        skip = 0 if not s else s.get('skip', 0) if {'dls','train'} & set(place) else i
+        self.rng_pass,first = (revived(s['rng_pass']), s['at'][2]) if s else (run_rng(learn), 0)
+        place = data_state(learn)
+        skip = 0 if not s else s.get('skip', 0) if {'dls','train'} & set(place) else first
         if skip: set_run_rng(learn, self.rng_pass) # from the beginning of the pass
         with batches_of(dl) as it:
             there = sum(1 for _ in zip(range(skip), it))
             if there < skip: raise ValueError(f"dls.train has {there} batches now, and the run was saved after {skip}")
             if s:
                 self._put_back(learn, s, but=('data',))
-                self.elapsed,learn.batch,learn.batch_idx = s['seconds'],(),i-1
+                self.elapsed,learn.batch,learn.batch_idx = s['seconds'],(),first-1
             self.start,s = perf_counter(),None # its memory is free again
             try:
-                for batch in self.signals.batches(it, getattr(dl, 'num_workers', 0)):
+                for i,batch in enumerate(self.signals.batches(it, getattr(dl, 'num_workers', 0)), first+1):
                     yield batch
-                    i += 1
                     self.steps += 1
                     self.at = learn.epoch,'train',i
                     self._between(learn)
             except (KeyboardInterrupt, SystemExit): # while we waited; the loader may not know where it is
-                if self.signals.waiting: self.save(learn, data=storable(place), skip=i-first+skip)
+                if self.signals.waiting: self.save(learn, data=storable(place), skip=self.at[2]-first+skip)
                 raise
 
     def _valid_batches(self, learn, dl):
         "The batches of a validation pass, up to a signal"
         with batches_of(dl) as it: yield from self.signals.batches(it, getattr(dl, 'num_workers', 0))
-        if self.signals.stop: self.signals.leave()
+        self.signals.leave()
 
     def after_epoch(self, learn):
         if self.active: learn.history[-1]['seconds'] += self.elapsed # what went before the interruption
@@ -268,10 +268,10 @@ class CheckpointS(Subscriber):
 
     def cleanup_fit(self, learn):
         self.signals.__exit__()
-        self.folder.lock.let_go()
+        self.folder.lock.close()
         done = self.active and sys.exc_info()[1] is self.outer # completed, or ended by a subscriber; not by an error
         self.state,self.outer,self.before_valid,self.active,self.fits = None,None,None,False,self.fits+done
-        if done and self.signals.stop: self.signals.leave() # it came too late for anybody else
+        if done: self.signals.leave() # it came too late for anybody else
 
     def _better(self, learn):
         "At the end of an epoch: is its monitored value the best so far?"
@@ -282,13 +282,13 @@ class CheckpointS(Subscriber):
 
     def _between(self, learn, epoch=None, last=False):
         "Between two batches, or before `epoch`: save if it is time to, and leave if a signal came"
-        new_epoch,stop = epoch is not None,self.signals.stop
+        new_epoch = epoch is not None
         if new_epoch: self.at = epoch,'train',0
         best = new_epoch and self.monitor is not None and self._better(learn)
         due = (new_epoch if self.every=='epoch' else not new_epoch and self.steps%self.every==0
                if isinstance(self.every, int) else monotonic()-self.time >= self.every)
-        if due or last or best or stop: self.save(learn, best)
-        if stop: self.signals.leave()
+        if due or last or best or self.signals.stop: self.save(learn, best)
+        self.signals.leave()
 
     def _state(self, learn):
         "The run as tensors and plain values. Raises `TypeError` that names what is neither."
@@ -306,7 +306,7 @@ class CheckpointS(Subscriber):
         if guard and not guard.weights_ok(learn, "so it wasn't saved"): return
         self.signals.saving,self.signals.waiting = True,False
         state = self._state(learn)|parts
-        used = [getattr(s, 'validated', {}) for s in learn.subs if best and self.monitor.startswith('valid')]
-        used = {clean_name(k): storable(t) for weights in used for k,t in weights.items()}
+        used = {clean_name(k): storable(t) for s in learn.subs if best and self.monitor.startswith('valid')
+                for k,t in getattr(s, 'validated', {}).items()}
         self.folder.write(state, best, **(dict(validated=used) if used else {}))
         self.signals.saving,self.time = False,monotonic()
