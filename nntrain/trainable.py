@@ -257,7 +257,7 @@ def _scheduler_sub(model):
         model.scheduler = model.fetch_scheduler(**kwargs)
         if isinstance(model.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) and not metric:
             raise ValueError("ReduceLROnPlateau goes by a number: set self.step_scheduler_metric = 'valid_loss'")
-        return model.scheduler
+        return model.scheduler or torch.optim.lr_scheduler.ConstantLR(opt, 1.) # none is wanted this time
     make.__signature__ = signature(model.fetch_scheduler) # does it want to know `total_steps`?
     sub = SchedulerS(make, step, monitor=metric or 'valid_loss')
     if 'scheduler' in model._loaded:
@@ -303,7 +303,8 @@ def fit(self:Model,
         valid_dataset, bs if valid_bs is None else valid_bs, valid_shuffle, valid_sampler, valid_collate_fn, n_jobs,
         None if seed is None else seed+1, 'valid', pin)
     given = [*check_subs(subs), *(c for c in callbacks if hasattr(instance('a callback', c), 'order'))]
-    subs = [ModelS(), DeviceS(device), _scheduler_sub(self),
+    scheduled = getattr(self.fetch_scheduler, '__func__', None) is not Model.fetch_scheduler
+    subs = [ModelS(), DeviceS(device), *([_scheduler_sub(self)] if scheduled else []),
             *([] if accumulation_steps==1 else [GradAccumS(accumulation_steps)]),
             *([MixedPrecisionS(torch.float16 if fp16 else torch.bfloat16)] if fp16 or bf16 else []),
             *([] if clip_grad_norm is None else [GradClipS(clip_grad_norm)]),
