@@ -332,7 +332,8 @@ def describe(
 
 def _differ(old, new, where=''):
     "The places where two descriptions differ, as lines of text; `None` means unknown, and differs from nothing"
-    if old is None or new is None or old==new: return []
+    older_form = isinstance(old, list) and isinstance(new, dict) # of an earlier nntrain
+    if old is None or new is None or old==new or older_form: return []
     if isinstance(old, list) and isinstance(new, list) and len(old)==len(new):
         return [d for i,(a,b) in enumerate(zip(old, new)) for d in _differ(a, b, f'{where}[{i}]')]
     if not isinstance(old, dict) or not isinstance(new, dict): return [f'{where} was {old}, is {new} now']
