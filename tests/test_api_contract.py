@@ -30,7 +30,6 @@ def test_names():
     assert isinstance(device, torch.device)
 
 def test_signatures():
-    E = inspect.Parameter.empty
     assert list(positional(Learner.__init__)) == ['model', 'dls', 'loss_fn', 'optim_class', 'lr', 'subs']
     assert positional(Learner.fit) == dict(epochs=None, train=True, valid=True, subs=[], lr=None)
     assert list(positional(MomentumLearner.__init__))[:7] == ['model', 'dls', 'loss_fn', 'optim_class', 'lr', 'subs', 'mom']

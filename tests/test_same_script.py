@@ -37,11 +37,11 @@ def learner(model=Body, dls=ours, loss=F.cross_entropy, subs=lambda: [], cls=Lea
     l = cls(model(), dls(), loss, torch.optim.Adam, .01, subs())
     l.quiet = True
     return l
-def resumed(folder, old, new, n=6, fit={}):
+def resumed(folder, old, new, n=6, valid=True):
     "A run that is killed after `n` batches, and goes on as `new`"
     with pytest.raises(Killed): learner(**old).fit(3, subs=[CheckpointS(folder, every=2), KillS(n)])
     l = learner(**new)
-    l.fit(3, subs=[CheckpointS(folder, every=2)], **fit)
+    l.fit(3, subs=[CheckpointS(folder, every=2)], valid=valid)
     return l
 def same(a, b):
     rows = [[{k: v for k,v in r.items() if k!='seconds'} for r in l.history] for l in (a, b)]
@@ -69,7 +69,7 @@ def test_a_changed_script_is_refused_with_the_old_and_the_new_value(tmp_path, na
     with pytest.raises(ValueError, match=said): resumed(tmp_path, old, {**old, **new})
 
 def test_without_validation_it_is_another_run(tmp_path):
-    with pytest.raises(ValueError, match='validation was True, is False'): resumed(tmp_path, {}, {}, fit=dict(valid=False))
+    with pytest.raises(ValueError, match='validation was True, is False'): resumed(tmp_path, {}, {}, valid=False)
 
 class OwnNoise(Dataset):
     "Rows that are never the same twice, whose object has an address in its `repr`"
