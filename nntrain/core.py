@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'named_tensors', 'batch_len', 'columns', 'split_batch', 'n_batches', 'with_column', 'RunningMean',
+           'named_tensors', 'batch_len', 'columns', 'split_batch', 'endless', 'n_batches', 'with_column', 'RunningMean',
            'frozen_modules', 'keep_modes', 'freeze', 'thaw', 'add_note', 'text_table', 'names_from', 'digits',
            'get_dataset']
 
@@ -187,6 +187,15 @@ def split_batch(
     inputs,named,y = _by_name(tuple(batch.keys()), args, n_inp)
     xs = {k: batch[k] for k in inputs}
     return () if named else tuple(xs.values()),xs if named else {},None if y is None else batch[y]
+
+def endless(
+    dl # A loader
+):
+    "The batches of `dl`, over and over; ends if there are none"
+    got = True
+    while got:
+        got = False
+        for b in dl: got = True; yield b
 
 def n_batches(
     dl # A loader

@@ -11,9 +11,8 @@ import math,sys
 from copy import deepcopy
 import torch
 from .checks import choice,instance,number
-from .core import (default_device,n_batches,named_tensors,rng_state,set_rng_state,set_seed,to_cpu,
+from .core import (default_device,endless,n_batches,named_tensors,rng_state,set_rng_state,set_seed,to_cpu,
                           to_device)
-from .data.loader import endless
 from .events import CancelEpochException,CancelFitException,Subscriber
 
 # %% ../nbs/21_subscribers.ipynb #86915e4d
