@@ -312,3 +312,5 @@ def nntrain_predict(
             print('nntrain_predict:', _printable(why if f in why else f'{f}: {why}'), file=sys.stderr)
             status = 1
     return status
+
+_train,_predict = nntrain_train.__wrapped__,nntrain_predict.__wrapped__ # as functions that return their status
