@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from time import perf_counter
 import torch
-from .checks import annotate,check_dl,check_loss,check_opt,check_params,check_parts,monitor,number,whole
+from .checks import (RESERVED,annotate,check_dl,check_loss,check_opt,check_params,check_parts,monitor,number,
+                            whole)
 from .core import RunningMean,batch_len,columns,default_device,frozen_modules,keep_modes,map_tensors,split_batch
 from .data.loader import in_steps,with_stretches
 from .events import (CANCELS,CancelFitException,CancelEpochException,CancelBatchException,CancelStepException,
@@ -317,7 +318,7 @@ def check_monitors(
 ):
     "Raise `ValueError` if a subscriber's `monitor` is a number that won't be in the history"
     metrics = {k for s in learn.subs if isinstance(s, MetricsS) for k in s.metrics}
-    known = {'loss', 'seconds', 'samples', 'epoch', *learn.parts, *metrics}
+    known = {*RESERVED, *learn.parts, *metrics}-{'mode'}
     own = [type(s) for s in learn.subs if not type(s).__module__.startswith('nntrain.') and type(s) is not FirstPassS]
     if any(getattr(cls, 'after_epoch', None) is not Subscriber.after_epoch for cls in own): return # it may add more
     for s in learn.subs:

@@ -10,7 +10,7 @@ __all__ = ['say', 'plain', 'FunctionMetric', 'MetricsS', 'DeviceS', 'optimizers'
 import math,sys
 from copy import deepcopy
 import torch
-from .checks import choice,instance,number
+from .checks import RESERVED,choice,instance,number
 from .core import (default_device,endless,n_batches,named_tensors,rng_state,set_rng_state,set_seed,to_cpu,
                           to_device)
 from .events import CancelEpochException,CancelFitException,Subscriber
@@ -55,7 +55,7 @@ class FunctionMetric:
         return self.f(torch.cat(self.preds), torch.cat(self.targs))
 
 def _as_metric(name, m):
-    if name in ('epoch', 'mode', 'loss', 'seconds', 'samples'):
+    if name in RESERVED:
         raise ValueError(f"a metric can't be called {name!r}: the history has a column of that name. Choose another "
                          "one.")
     instance(f'metric {name!r}', m)
