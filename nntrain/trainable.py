@@ -7,14 +7,13 @@ __all__ = ['MODEL_STATES', 'TRAIN_STATES', 'COUNTERS', 'Callback', 'Model', 'Mod
            'EarlyStopping']
 
 # %% ../nbs/61_trainable.ipynb #1e01098e
-import sys,warnings
+import sys,torch,warnings
 from copy import copy
 from inspect import signature
 from time import perf_counter
-import torch
 from torch import nn
 from fastcore.basics import patch
-from .checks import choice,instance,whole
+from .checks import choice,instance,refuse,whole
 from .core import RunningMean,columns,default_device,map_tensors,to_device
 from .dataloaders import DataLoaders
 from .events import CancelFitException,PublishEvents,Subscriber,check_subs
@@ -65,7 +64,7 @@ class Model(nn.Module):
         if layer or not isinstance(v, _kinds.get(k, object)):
             raise AttributeError(f"{k!r} means something else in a {type(self).__name__} already, and a "
                                  f"{type(v).__name__} can't take its place: choose another name, such as 'my_{k}'")
-        if k in _states: choice(k, v, _states[k])
+        choice(k, v, _states.get(k, [v]))
         (object if k in _training else nn.Module).__setattr__(self, k, v)
         for c in self.learn.callbacks if k=='train_state' and self.learn else ():
             getattr(c, f'on_{v}', lambda model: None)(self)
@@ -123,9 +122,10 @@ class ModelLearner(Learner):
     def _set_opt(self, lr, keep_opt):
         m = self.trainable
         self.opt = m.optimizer if keep_opt and m.optimizer else m.fetch_optimizer()
-        if not isinstance(self.opt, torch.optim.Optimizer):
-            raise TypeError(f"fetch_optimizer must return an optimizer, not {self.opt!r}: "
-                            "def fetch_optimizer(self): return torch.optim.Adam(self.parameters(), lr=1e-3)")
+        refuse(TypeError, (
+            not isinstance(self.opt, torch.optim.Optimizer),
+            f"fetch_optimizer must return an optimizer, not {self.opt!r}: "
+            "def fetch_optimizer(self): return torch.optim.Adam(self.parameters(), lr=1e-3)"))
         for g in self.opt.param_groups if lr else (): g['lr'] = lr # a learning-rate search
         if searching(self): return
         m.optimizer = self.opt
@@ -135,11 +135,11 @@ class ModelLearner(Learner):
         "Step 1: output, loss and metrics by `model_fn` of the model"
         b = self.batch
         self.n_inp = list(b).index('targets') if hasattr(b, 'keys') and 'targets' in b else len(columns(b))-1
-        self.preds,self.model_loss,self.parts = self.trainable.model_fn(b)
+        self.preds,*self.given = self.trainable.model_fn(b)
 
     def get_loss(self):
-        "Step 2: the loss is there already. Raises `ValueError` if there were no targets."
-        self.loss = self.model_loss
+        "Step 2: loss and metrics are there already. Raises `ValueError` if there were no targets."
+        self.loss,self.parts = self.given
         if self.loss is None:
             raise ValueError("forward returned no loss: does the data set give `targets`, and does forward return "
                              "(output, loss) for them?")
@@ -212,8 +212,7 @@ class OwnStepsLearner(ModelLearner):
         if self.ran: return
         if self.training and self.batch_idx < 1: self._check_heard(name)
         self.loss,self.parts = res if isinstance(res, tuple) else (res, {})
-        if self.loss is None:
-            raise TypeError(f"{name} must return its loss, or (loss, metrics), or call super().{name}")
+        refuse(TypeError, (self.loss is None, f"{name} must return its loss, or (loss, metrics), or call super()"))
         for k,v in {**self.parts, '': self.loss}.items():
             (self.part_means.setdefault(k, RunningMean()) if k else self.mean_loss).update(v, n or self.n_samples())
 
@@ -222,7 +221,7 @@ class OwnStepsLearner(ModelLearner):
         who = [s for s in self.subs if isinstance(s, (GradAccumS, GradClipS, LRFindS)) or getattr(s, 'scaler', None)]
         said = (f"{name} takes its step by itself, without {', '.join(type(s).__name__ for s in who)}: let it call "
                 f"super().{name}, or do that part there")
-        if searching(self): raise TypeError(said) # it would search for ever
+        refuse(TypeError, (searching(self), said)) # it would search for ever
         if who: warnings.warn(said)
 
     def run_epoch(self, dl):
@@ -255,8 +254,8 @@ def _scheduler_sub(model):
     step = 'loss' if metric else choice('step_scheduler_after', model.step_scheduler_after, ('batch', 'epoch'))
     def make(opt, **kwargs):
         model.scheduler = model.fetch_scheduler(**kwargs)
-        if isinstance(model.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) and not metric:
-            raise ValueError("ReduceLROnPlateau goes by a number: set self.step_scheduler_metric = 'valid_loss'")
+        refuse(ValueError, (isinstance(model.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) and not metric,
+                            "ReduceLROnPlateau goes by a number: set self.step_scheduler_metric = 'valid_loss'"))
         return model.scheduler or torch.optim.lr_scheduler.ConstantLR(opt, 1.) # none is wanted this time
     make.__signature__ = signature(model.fetch_scheduler) # does it want to know `total_steps`?
     sub = SchedulerS(make, step, monitor=metric or 'valid_loss')
@@ -294,7 +293,7 @@ def fit(self:Model,
 ):
     """Train, and validate after each epoch. The results are in `metrics` and `history`. Raises `ValueError` or
     `TypeError` on bad arguments before anything is touched."""
-    if fp16 and bf16: raise ValueError("fp16 and bf16 are both set: choose one")
+    refuse(ValueError, (fp16 and bf16, "fp16 and bf16 are both set: choose one"))
     device = default_device() if device is None else torch.device(device)
     bs,pin = batch_size if train_bs is None else train_bs,device.type=='cuda'
     train_dl = self.train_loader or _loader(
@@ -364,8 +363,8 @@ def load(self:Model,
     `BadCheckpoint` on a damaged file, or `ValueError` that lists what doesn't fit."""
     d = read_state(path)
     full = {'state_dict', 'optimizer', 'epoch'} <= set(d)
-    if not full and not weights_only:
-        raise ValueError(f"{path} holds weights only, no optimizer and epoch: load them with weights_only=True")
+    refuse(ValueError, (not full and not weights_only,
+                        f"{path} holds weights only, no optimizer and epoch: load them with weights_only=True"))
     load_weights(self, d['state_dict'] if full else d, str(path))
     self.to(device=device)
     if not weights_only:
