@@ -7,15 +7,11 @@ __all__ = ['Layer', 'run_aside', 'Hook', 'macs', 'ModelMonitorS', 'Summary', 'su
            'Mistake', 'PredictionsS', 'Finding', 'Findings']
 
 # %% ../nbs/50_inspect.ipynb #d3c80163
-import math,torch
-from collections import namedtuple
-from contextlib import AbstractContextManager
+import collections,contextlib,itertools,math,time,torch
 from functools import partial
-from itertools import islice
-from time import perf_counter
 from types import SimpleNamespace
 from torch import nn
-from .checks import whole
+from .checks import refuse,whole
 from .core import n_batches,names_from,text_table
 from .data.loader import first_batches
 from .events import EVENTS,CancelFitException,Subscriber
@@ -32,7 +28,7 @@ def run_aside(
         learn.fit(1, train=False, subs=list(subs))
 
 # %% ../nbs/50_inspect.ipynb #5cec03d4
-class Hook(AbstractContextManager):
+class Hook(contextlib.AbstractContextManager):
     "Calls `func(hook, layer, inputs, output)` after each forward pass of `layer`, until it is removed"
     def __init__(self,
         nr:int, # Number of the layer, for its name
@@ -49,7 +45,7 @@ class Hook(AbstractContextManager):
     def __exit__(self, *args): self.remove()
 
 # %% ../nbs/50_inspect.ipynb #5706f0c6
-Layer = namedtuple('Layer', 'name kind shape params trainable macs bytes')
+Layer = collections.namedtuple('Layer', 'name kind shape params trainable macs bytes')
 
 def macs(
     layer:nn.Module, # A module
@@ -98,8 +94,7 @@ class ModelMonitorS(Subscriber):
 
     def after_batch(self, learn):
         called = {r.name for r in self.rows}
-        for m,own in self.layers.items():
-            if own and self.names[m] not in called: self.add(m, 'not called')
+        for m in [m for m,own in self.layers.items() if own and self.names[m] not in called]: self.add(m, 'not called')
         raise CancelFitException
 
     def cleanup_fit(self, learn):
@@ -157,7 +152,7 @@ class TimerS(Subscriber):
     ): self.sync,self.rows = sync,[]
 
     def before_fit(self, learn):
-        self.rows,self.inside,self.last = [],True,perf_counter()
+        self.rows,self.inside,self.last = [],True,time.perf_counter()
         for event in EVENTS:
             begin = partial(self.mark, self.parts.get(event, 'other'), True)
             around = [begin, *learn.listeners[event], partial(self.mark, 'subscribers', False)]
@@ -171,7 +166,7 @@ class TimerS(Subscriber):
         """The time since the last mark was that of `part`; or of a subscriber, if it left an event in the middle. Are
         we `inside` of an event now?"""
         if self.sync and torch.cuda.is_available(): torch.cuda.synchronize()
-        now = perf_counter()
+        now = time.perf_counter()
         if self.rows: self.rows[-1]['subscribers' if self.inside else part] += now-self.last
         self.last,self.inside = now,inside
 
@@ -184,7 +179,7 @@ class TimerS(Subscriber):
     ):
         "Plot a bar for each pass, in parts. Returns the axes. Raises `ValueError` before the first fit."
         import matplotlib.pyplot as plt
-        if not self.rows: raise ValueError("there is nothing to plot: give TimerS to a fit first")
+        refuse(ValueError, (not self.rows, "there is nothing to plot: give TimerS to a fit first"))
         ax = plt.subplots(figsize=(7, .35*len(self.rows)+1.2))[1] if ax is None else ax
         labels = [f"{r['epoch']} {r['mode']}" for r in self.rows]
         seconds = torch.tensor([[r[part] for r in self.rows] for part in self.columns])
@@ -198,7 +193,7 @@ class TimerS(Subscriber):
 class _First:
     "The first `n` batches of `dl`"
     def __init__(self, dl, n): self.dl,self.n = dl,n
-    def __iter__(self): return islice(iter(self.dl), self.n)
+    def __iter__(self): return itertools.islice(iter(self.dl), self.n)
     def __len__(self): return self.n if n_batches(self.dl) is None else min(self.n, len(self.dl))
 
 class ShortRunS(Subscriber):

@@ -8,7 +8,7 @@ __all__ = ['mlp', 'conv_block', 'Pictures', 'cnn', 'cnn_layers', 'init_weights',
 # %% ../nbs/60_models.ipynb #d39552aa
 import math
 from torch import nn
-from .checks import choice,whole
+from .checks import choice,refuse,whole
 
 # %% ../nbs/60_models.ipynb #cef6a4ba
 def mlp(
@@ -23,7 +23,7 @@ def mlp(
 # %% ../nbs/60_models.ipynb #55e77747
 def _check_sizes(widths=(1,), **sizes):
     "Raise `TypeError` or `ValueError` that names the first of these that isn't a whole number from 1"
-    if not widths: raise ValueError("widths must name the channels of at least one block, such as (16,32,64)")
+    refuse(ValueError, (not widths, "widths must name the channels of at least one block, such as (16,32,64)"))
     for k,v in (sizes | {f'widths[{i}]': w for i,w in enumerate(widths)}).items(): whole(k, v, 1)
 
 # %% ../nbs/60_models.ipynb #2072b096
@@ -37,7 +37,7 @@ def conv_block(
 )->nn.Module:
     "A convolution, padded so that only `stride` changes the size, then batch norm and ReLU if asked for"
     _check_sizes(in_c=in_c, out_c=out_c, kernel_size=kernel_size, stride=stride)
-    if kernel_size%2==0: raise ValueError(f"kernel_size must be odd, not {kernel_size}: an even one has no middle")
+    refuse(ValueError, (kernel_size%2==0, f"kernel_size must be odd, not {kernel_size}: an even one has no middle"))
     conv = nn.Conv2d(in_c, out_c, kernel_size, stride, kernel_size//2, bias=not norm)
     more = [*([nn.BatchNorm2d(out_c)] if norm else []), *([nn.ReLU()] if act else [])]
     return nn.Sequential(conv, *more) if more else conv
