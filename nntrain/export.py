@@ -39,7 +39,7 @@ def _run_onnx(data, args, kwargs):
 
 _formats = {'.pt2': (_to_pt2, _run_pt2, ()), '.onnx': (_to_onnx, _run_onnx, ('onnx', 'onnxscript', 'onnxruntime'))}
 
-# %% ../nbs/44_export.ipynb #8b1cc252
+# %% ../nbs/44_export.ipynb #18fd3c0f
 def export(
     learn, # A learner
     path:str|Path # The file; its ending says what it will be: `.pt2`, `.onnx` or `.safetensors`
@@ -63,8 +63,8 @@ def export(
     with evaluating(learn.model):
         try: data = make(learn.model, *rows(2), shapes)
         except Exception as e: # the exporters raise anything
-            raise ValueError(f"the model can't be exported to {suffix}: {str(e).strip().splitlines()[0]} (its `forward` "
-                             "must be the same for every batch: no `if` on values, no len(x); see above)") from e
+            raise ValueError(f"the model can't be exported to {suffix}: {str(e).strip().splitlines()[0]} (its "
+                             "`forward` must do the same for every batch: no `if` on values, no len(x))") from e
         for n in (1, 3):
             xs,named = rows(n)
             want,got = (tree_leaves(o) for o in (learn.model(*xs, **named), run(data, xs, named)))
@@ -91,7 +91,7 @@ def run_settings(
                 subscribers=[type(s).__name__ for s in learn.subs], torch=torch.__version__, nntrain=__version__,
                 commit=commit, started=time.strftime('%Y-%m-%d %H:%M:%S'))
 
-# %% ../nbs/44_export.ipynb #0d584da8
+# %% ../nbs/44_export.ipynb #b5929ccf
 _card = """---
 library_name: nntrain
 tags: [pytorch, nntrain]
@@ -116,7 +116,6 @@ def to_folder(
 ):
     """Write `model.safetensors`, `config.json` and `README.md`, a model card, into a folder. It is
     `learn.to_folder(path)`. Raises `ImportError` without the package safetensors."""
-    from nntrain.models import cnn,mlp
     path,classes = Path(path).expanduser(),class_names(learn.dls, learn.n_inp)
     path.mkdir(parents=True, exist_ok=True)
     save(learn, path/'model.safetensors')
