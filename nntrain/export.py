@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['export', 'run_settings', 'to_folder', 'from_folder', 'push_to_hub']
 
-# %% ../nbs/44_export.ipynb #a501ec0d
+# %% ../nbs/44_export.ipynb #eb71e63c
 import io,json,subprocess,time,warnings
 from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +40,13 @@ def _run_onnx(data, args, kwargs):
 
 _formats = {'.pt2': (_to_pt2, _run_pt2, ()), '.onnx': (_to_onnx, _run_onnx, ('onnx', 'onnxscript', 'onnxruntime'))}
 
-# %% ../nbs/44_export.ipynb #18fd3c0f
+# %% ../nbs/44_export.ipynb #4bfea1da
+def _check_same(what, got, want):
+    "Raise `ValueError` if two results differ by more than 1e-5"
+    for a,b in zip(tree_leaves(got), tree_leaves(want), strict=True):
+        if not torch.allclose(torch.as_tensor(a).cpu(), b.cpu(), 1e-5, 1e-5):
+            raise ValueError(f"{what} gives other results than the model, so it wasn't written")
+
 def export(
     learn, # A learner
     path:str|Path # The file; its ending says what it will be: `.pt2`, `.onnx` or `.safetensors`
@@ -67,19 +74,14 @@ def export(
                              "`forward` must do the same for every batch: no `if` on values, no len(x))") from e
         for n in (1, 3):
             xs,named = rows(n)
-            want,got = (tree_leaves(o) for o in (learn.model(*xs, **named), run(data, xs, named)))
-            for a,b in zip(got, want, strict=True):
-                if not torch.allclose(torch.as_tensor(a).cpu(), b.cpu(), 1e-5, 1e-5):
-                    raise ValueError(f"the {suffix} file gives other results than the model with a batch of {n}, so it "
-                                     "wasn't written")
+            _check_same(f'the {suffix} file, with a batch of {n},', run(data, xs, named), learn.model(*xs, **named))
     with replacing(path) as tmp: tmp.write_bytes(data)
 
-# %% ../nbs/44_export.ipynb #a6017f35
+# %% ../nbs/44_export.ipynb #1839baed
 def run_settings(
     learn # A learner that is, or was, trained
 )->dict:
     "What a run is made of, as plain values: model, loss, optimizer, data, subscribers, versions, git commit"
-    from nntrain import __version__
     model,dl,commit = learn.model,learn.dls.train,''
     with suppress(OSError):
         git = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
@@ -88,7 +90,7 @@ def run_settings(
                 loss_fn=getattr(learn.loss_fn, '__name__', type(learn.loss_fn).__name__), lr=learn.fit_lr,
                 optimizer=type(learn.opt).__name__, epochs=getattr(learn, 'n_epochs', 0),
                 layers=str(model).splitlines(), batch_size=getattr(dl, 'batch_size', None), seed=torch.initial_seed(),
-                subscribers=[type(s).__name__ for s in learn.subs], torch=torch.__version__, nntrain=__version__,
+                subscribers=[type(s).__name__ for s in learn.subs], torch=torch.__version__, nntrain=import_module('nntrain').__version__,
                 commit=commit, started=time.strftime('%Y-%m-%d %H:%M:%S'))
 
 # %% ../nbs/44_export.ipynb #b5929ccf

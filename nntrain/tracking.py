@@ -79,7 +79,7 @@ class Journal:
         _write(self.path, [(step, k, v) for k,v in new.items()])
         return new
 
-# %% ../nbs/54_tracking.ipynb #a1debb7a
+# %% ../nbs/54_tracking.ipynb #3c93b61f
 class TrackerS(StatefulS):
     """Sends losses, learning rates, metrics, settings and figures to an experiment tracker. Raises `ValueError` for an
     unknown one, `ModuleNotFoundError` if its package isn't installed, `TypeError` for an object without `log`. In the
@@ -156,9 +156,9 @@ class TrackerS(StatefulS):
     def after_batch(self, learn):
         if not self.on or not learn.training: return
         self.losses.append(learn.loss.detach())
-        if not self.due: return
-        loss,self.losses,self.due = torch.stack(self.losses).mean().item(),[],False # the device is waited for
-        self.attempt(self.log, {'train/loss': loss} | self.rates)
+        if self.due:
+            loss,self.losses,self.due = torch.stack(self.losses).mean().item(),[],False # the device is waited for
+            self.attempt(self.log, {'train/loss': loss} | self.rates)
 
     def after_epoch(self, learn):
         if not self.on: return
@@ -184,7 +184,7 @@ class TrackerS(StatefulS):
         if self.opened: self.attempt(getattr(self.tracker, 'finish', int))
         super().cleanup_fit(learn)
 
-# %% ../nbs/54_tracking.ipynb #679755c0
+# %% ../nbs/54_tracking.ipynb #4088eab7
 def interval(
     p:float, # A share, such as an accuracy
     n:int # Of how many samples
