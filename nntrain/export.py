@@ -77,7 +77,7 @@ def export(
             _check_same(f'the {suffix} file, with a batch of {n},', run(data, xs, named), learn.model(*xs, **named))
     with replacing(path) as tmp: tmp.write_bytes(data)
 
-# %% ../nbs/44_export.ipynb #1839baed
+# %% ../nbs/44_export.ipynb #20d0a8d5
 def run_settings(
     learn # A learner that is, or was, trained
 )->dict:
@@ -90,8 +90,9 @@ def run_settings(
                 loss_fn=getattr(learn.loss_fn, '__name__', type(learn.loss_fn).__name__), lr=learn.fit_lr,
                 optimizer=type(learn.opt).__name__, epochs=getattr(learn, 'n_epochs', 0),
                 layers=str(model).splitlines(), batch_size=getattr(dl, 'batch_size', None), seed=torch.initial_seed(),
-                subscribers=[type(s).__name__ for s in learn.subs], torch=torch.__version__, nntrain=import_module('nntrain').__version__,
-                commit=commit, started=time.strftime('%Y-%m-%d %H:%M:%S'))
+                subscribers=[type(s).__name__ for s in learn.subs], torch=torch.__version__,
+                nntrain=import_module('nntrain').__version__, commit=commit,
+                started=time.strftime('%Y-%m-%d %H:%M:%S'))
 
 # %% ../nbs/44_export.ipynb #b5929ccf
 _card = """---
