@@ -8,9 +8,7 @@ __all__ = ['Finding', 'SYMPTOMS', 'checks', 'Sample', 'fit_aside', 'look_for', '
            'check_start', 'overfit', 'check_learning', 'Findings', 'check']
 
 # %% ../nbs/53_check.ipynb #e2e9c22e
-import math,torch
-from collections import namedtuple
-from contextlib import contextmanager,suppress
+import collections,contextlib,math,torch
 from .checks import _all_with_all,loss_kind,refuse
 from .core import columns,frozen_modules,map_tensors
 from .data.loader import first_batches
@@ -62,7 +60,7 @@ class Sample:
         "The targets of all `batches` in one row, on the CPU"
         return torch.cat([torch.as_tensor(columns(b)[self.learn.n_inp]).cpu().flatten() for b in batches])
 
-@contextmanager
+@contextlib.contextmanager
 def fit_aside(
     learn # A learner, not in a fit
 ):
@@ -85,7 +83,7 @@ def fit_aside(
                 vars(m).update(old)
 
 # %% ../nbs/53_check.ipynb #2c710599
-Finding = namedtuple('Finding', 'what why remedy')
+Finding = collections.namedtuple('Finding', 'what why remedy')
 
 def look_for(
     check, # A function: `Sample` → dict of symptoms, each false, true, or a dict of what its text needs
@@ -294,8 +292,8 @@ def check_mixing(
     other samples of the batch change. Not for a learner with a `predict` of its own, which may draw noise."""
     n,first = len(s.x),s.predict()
     if type(s.learn).predict is not Learner.predict or n < 3 or len(first)!=n: return {}
-    rows = [0]+[1]*(n-1) # all samples but the first become the second
-    others = map_tensors(lambda o: o[rows] if o.ndim and len(o)==n else o, s.batch)
+    # all samples but the first become the second
+    others = map_tensors(lambda o: o[[0]+[1]*(n-1)] if o.ndim and len(o)==n else o, s.batch)
     random,change = not torch.equal(first, s.predict()),(first[0]-s.predict(others)[0]).float().abs().max()
     return dict(random=random, mixing=change > 1e-3*(first.float().abs().max()+1e-12))
 
@@ -393,8 +391,8 @@ def check_start(
     except Exception as e: return dict(failed_step=dict(error=f'{type(e).__name__}: {e}'))
     loss,preds = float(s.learn.loss.detach()),s.learn.preds
     n = preds.shape[1] if s.kind in ('classes', 'log_probs') and preds.ndim > 1 else 1
-    new = all(r['mode']!='train' for r in s.learn.history) and not is_sum(s.learn.loss_fn)
-    odd = new and n > 1 and not .2*math.log(n) < loss < 3*math.log(n)+1
+    odd = (n > 1 and not .2*math.log(n) < loss < 3*math.log(n)+1 and not is_sum(s.learn.loss_fn)
+           and all(r['mode']!='train' for r in s.learn.history))
     return dict(
         infinite_loss=not math.isfinite(loss) and dict(loss=loss),
         first_loss=odd and dict(loss=loss, n=n, guess=math.log(n)))
@@ -459,7 +457,7 @@ def check(
             sample = Sample(learn, n)
             sample.predict()
             for f in checks:
-                with suppress(Exception): findings += look_for(f, sample)
+                with contextlib.suppress(Exception): findings += look_for(f, sample)
     except Exception as e:
         findings.append(Finding(
             f"the first batch can't be predicted: {type(e).__name__}: {e}",

@@ -7,11 +7,7 @@ __all__ = ['RESERVED', 'refuse', 'whole', 'number', 'choice', 'instance', 'monit
            'check_parts', 'check_params', 'check_opt', 'check_loss', 'loss_kind', 'advice', 'annotate']
 
 # %% ../nbs/01_checks.ipynb #6d0de7ca
-import math,operator,re,traceback,warnings
-from copy import deepcopy
-from inspect import signature
-from pathlib import Path
-import torch
+import contextlib,copy,inspect,math,operator,pathlib,re,torch,traceback,warnings
 from .core import add_note,columns,keep_rng,n_batches,split_batch
 
 # %% ../nbs/01_checks.ipynb #d67133ec
@@ -87,8 +83,8 @@ def monitor(
     """`v` as the mode and the column of the history that it names: `('eval', 'loss')`. Raises `ValueError` if it begins
     otherwise."""
     split,_,column = str(v).partition('_')
-    if split not in ('train', 'valid') or not column:
-        raise ValueError(f"monitor must begin with 'train_' or 'valid_', not {v!r}: try 'valid_loss'")
+    refuse(ValueError, (split not in ('train', 'valid') or not column,
+                        f"monitor must begin with 'train_' or 'valid_', not {v!r}: try 'valid_loss'"))
     return 'train' if split=='train' else 'eval',column
 
 _lower = set('loss error err mse rmse mae mape nll bce ce kl perplexity ppl wer cer fid distance brier'.split())
@@ -109,8 +105,9 @@ def better(
     """`mode`, or else what the name says: `'min'` for losses and errors, `'max'` for accuracies and other scores.
     Raises `ValueError` on a name that says neither, and on another `mode`."""
     mode = says(name) if mode is None else choice('mode', mode, ('min', 'max'))
-    if mode: return mode
-    raise ValueError(f"mode must be given for {name!r}: is smaller better, mode='min', or larger, mode='max'?")
+    refuse(ValueError, (
+        not mode, f"mode must be given for {name!r}: is smaller better, mode='min', or larger, mode='max'?"))
+    return mode
 
 def monitored(
     v:str, # As in `monitor`
@@ -205,7 +202,7 @@ def check_opt(
         not hasattr(opt, 'param_groups') or not callable(getattr(opt, 'step', None)),
         f"optim_class must make one optimizer, with `param_groups` and `step`, not a {name}: give one with a group of "
         "parameters for each model, which moves only what has a gradient"))
-    ps = list(signature(type(opt).step).parameters.values())[1:]
+    ps = list(inspect.signature(type(opt).step).parameters.values())[1:]
     refuse(TypeError, (
         plain and any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in ps),
         f"{name}.step wants a closure, which computes the loss again, and the learner gives none: use another "
@@ -222,13 +219,13 @@ def _all_with_all(f, p, y):
     p,y = (t[::-(-len(t)//8)] for t in (p, y))
     p = torch.linspace(.1, .9, p.numel(), dtype=p.dtype, device=p.device).view(p.shape)
     if y.is_floating_point(): y = torch.linspace(.9, .1, y.numel(), dtype=y.dtype, device=y.device).view(y.shape)
-    f = deepcopy(f) if isinstance(f, torch.nn.Module) else f # it may have a state
+    f = copy.deepcopy(f) if isinstance(f, torch.nn.Module) else f # it may have a state
     def paired(p): return not torch.allclose(f(p, y), f(p, y.roll(1, 0)))
     with warnings.catch_warnings(), torch.no_grad(), keep_rng():
         warnings.simplefilter('ignore') # torch's own warning
         try:
-            if p.numel()==y.numel(): return not paired(p) and paired(p.reshape(y.shape))
-            return torch.allclose(f(p, y), f(*torch.broadcast_tensors(p, y)))
+            return (not paired(p) and paired(p.reshape(y.shape)) if p.numel()==y.numel() else
+                    torch.allclose(f(p, y), f(*torch.broadcast_tensors(p, y))))
         except Exception: return False # then it looks at the shapes itself
 
 RESERVED = 'epoch','mode','loss','seconds','samples' # columns that each row of a history has
@@ -349,14 +346,18 @@ def loss_kind(
     name = getattr(getattr(type(f), 'forward', f), '__qualname__', '').split('.')[0] # whose `forward` it is
     return next((kind for kind,names in _loss_kinds.items() if name in names.split()), None)
 
-def _about_targets(preds, y, kind, e=None):
-    "What is wrong with predictions and targets"
+def _about_targets(x, preds, y, kind, e=None):
+    "What is wrong with predictions and targets, for the input `x`"
+    rows = len(x) if isinstance(x, torch.Tensor) and x.ndim else None
     shapes = f"predictions have the shape {tuple(preds.shape)}, targets {tuple(y.shape)}"
     same,whole_y = preds.shape==y.shape,not _numeric(y)
     by_class = preds.ndim > 1 and y.ndim==preds.ndim-1 and kind not in ('numbers', 'logits', 'probs')
     seen = y[y!=-100] if by_class and whole_y and y.dtype!=torch.bool else y[:0] # cross entropy ignores -100
     n,(low,top) = preds.shape[1] if by_class else 0,map(int, seen.aminmax()) if seen.numel() else (0,0)
     return _first(
+        (preds.ndim and y.ndim and rows==len(preds)!=len(y),
+         f"the batch has {rows} inputs but {len(y) if y.ndim else 1} targets: correct the data set or the collate "
+         "function"),
         (preds.ndim and y.ndim and len(preds)!=len(y),
          f"the model returned {len(preds) if preds.ndim else 1} predictions (shape {tuple(preds.shape)}) for "
          f"{len(y) if y.ndim else 1} targets: keep the first dimension of the batch in the model, x.flatten(1)"),
@@ -403,9 +404,7 @@ def advice(
     elif own or not isinstance(y, torch.Tensor): return
     elif y.device!=learn.preds.device:
         return f"predictions are on {learn.preds.device}, targets on {y.device}: add DeviceS() to the subscribers"
-    elif isinstance(x, torch.Tensor) and x.ndim and y.ndim and len(learn.preds)==len(x)!=len(y):
-        text = f"the batch has {len(x)} inputs but {len(y)} targets: correct the data set or the collate function"
-    else: text = _about_targets(learn.preds, y, kind, e)
+    else: text = _about_targets(x, learn.preds, y, kind, e)
     return text and text+_which(learn)
 
 # %% ../nbs/01_checks.ipynb #00d91815
@@ -422,8 +421,8 @@ def annotate(
     if before or of_subscriber or type(e) not in (RuntimeError, IndexError, ValueError, TypeError): return
     frames = [frame for frame,_ in traceback.walk_tb(e.__traceback__)]
     steps = {frame.f_code.co_name for frame in frames if frame.f_locals.get('self') is learn}
-    of_torch = Path(torch.__file__).parent in Path(frames[-1].f_code.co_filename).parents
+    of_torch = pathlib.Path(torch.__file__).parent in pathlib.Path(frames[-1].f_code.co_filename).parents
     if not of_torch or not steps & {'predict', 'get_loss', 'backward'}: return
-    try: text = advice(learn, e, 'predict' not in steps)
-    except Exception: return # an adviser mustn't make things worse
-    if text and len(e.args)==1: e.args = (f'{e.args[0]}\nnntrain: {text}.',)
+    with contextlib.suppress(Exception): # an adviser mustn't make things worse
+        text = advice(learn, e, 'predict' not in steps)
+        if text and len(e.args)==1: e.args = (f'{e.args[0]}\nnntrain: {text}.',)

@@ -7,11 +7,9 @@ __all__ = ['MODELS', 'OPTS', 'RESULTS', 'BadOption', 'get_model', 'save_results'
            'nntrain_predict']
 
 # %% ../nbs/70_cli.ipynb #bf5bc78a
-import argparse,csv,inspect,json,math,os,re,shlex,shutil,sys,tempfile,torch,warnings
-from contextlib import contextmanager,suppress
+import argparse,contextlib,csv,inspect,json,math,os,re,shlex,shutil,sys,tempfile,time,torch,warnings
 from functools import partial,wraps
 from pathlib import Path
-from time import perf_counter
 from fastcore.docments import docments
 from .checks import choice,number,refuse,whole
 from .core import columns,get_dataset,set_seed
@@ -28,7 +26,7 @@ from .models import cnn,mlp
 class BadOption(ValueError):
     "An option that isn't possible. Its message is the line that the user sees."
 
-@contextmanager
+@contextlib.contextmanager
 def _bad_option(prefix=''):
     "Turn the errors of a check into a `BadOption`: `prefix` and the message"
     try: yield
@@ -224,17 +222,17 @@ def nntrain_train(
     _open_folder(path)
     subs = [CheckpointS(path/'checkpoints', keep=1, resume=bool(resume)), ProgressS(), amp and MixedPrecisionS(),
             one_cycle and SchedulerS(one_cycle_schedule), early_stop and EarlyStoppingS(patience=early_stop)]
-    start,interrupted = perf_counter(),False
+    start,interrupted = time.perf_counter(),False
     try: learn.fit(epochs, subs=[s for s in subs if s])
     except KeyboardInterrupt: interrupted = True
     except (ValueError, BadCheckpoint) as e:
         if not resume: raise
         raise BadOption(f"--resume: {e}".replace('with CheckpointS(..., resume=False)', 'with --overwrite')) from e
     if learn.history: save_results(learn, path, config|more)
-    _report(learn, path, data, model, perf_counter()-start, interrupted)
+    _report(learn, path, data, model, time.perf_counter()-start, interrupted)
     if interrupted: return 130
     for f in _checkpoints(path): f.unlink()
-    with suppress(OSError): (path/'checkpoints').rmdir() # other files are in it, or it's a link
+    with contextlib.suppress(OSError): (path/'checkpoints').rmdir() # other files are in it, or it's a link
 
 # %% ../nbs/70_cli.ipynb #06ef569d
 @_command

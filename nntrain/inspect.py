@@ -127,8 +127,8 @@ class Summary:
 
     def __repr__(self): return f'{text_table([self.heads, *self.cells()], left=3)}\n\n{self.total()}'
     def _repr_markdown_(self):
-        rows = [self.heads, ['---']*3+['---:']*2, *self.cells()]
-        return '\n'.join(f"| {' | '.join(r)} |" for r in rows)+f'\n\n{self.total()}'
+        lines = (f"| {' | '.join(r)} |" for r in (self.heads, ['---']*3+['---:']*2, *self.cells()))
+        return '\n'.join(lines)+f'\n\n{self.total()}'
 
 def summary(
     learn, # The learner, with data

@@ -7,11 +7,7 @@ __all__ = ['MODEL_STATES', 'TRAIN_STATES', 'COUNTERS', 'Callback', 'Model', 'Mod
            'EarlyStopping']
 
 # %% ../nbs/61_trainable.ipynb #1e01098e
-import sys,torch,warnings
-from copy import copy
-from inspect import signature
-from time import perf_counter
-from torch import nn
+import copy,inspect,sys,time,torch,warnings
 from fastcore.basics import patch
 from .checks import choice,instance,refuse,whole
 from .core import RunningMean,columns,default_device,map_tensors,to_device
@@ -44,7 +40,7 @@ _training,_states = {*_fresh()},dict(model_state=MODEL_STATES, train_state=TRAIN
 _kinds = dict(history=list, metrics=dict, optimizer=(torch.optim.Optimizer, type(None)))
 
 # %% ../nbs/61_trainable.ipynb #be8d3e2d
-class Model(nn.Module):
+class Model(torch.nn.Module):
     """An `nn.Module` that trains itself. Define `forward(..., targets=None)`, which returns `(output, loss)` or
     `(output, loss, metrics)`, and `fetch_optimizer`.
 
@@ -60,12 +56,12 @@ class Model(nn.Module):
     def __getstate__(self): return vars(self) | _fresh()
 
     def __setattr__(self, k, v):
-        layer = isinstance(v, (nn.Module, nn.Parameter)) and (k in _training or hasattr(type(self), k))
+        layer = isinstance(v, (torch.nn.Module, torch.nn.Parameter)) and (k in _training or hasattr(type(self), k))
         if layer or not isinstance(v, _kinds.get(k, object)):
             raise AttributeError(f"{k!r} means something else in a {type(self).__name__} already, and a "
                                  f"{type(v).__name__} can't take its place: choose another name, such as 'my_{k}'")
         choice(k, v, _states.get(k, [v]))
-        (object if k in _training else nn.Module).__setattr__(self, k, v)
+        (object if k in _training else torch.nn.Module).__setattr__(self, k, v)
         for c in self.learn.callbacks if k=='train_state' and self.learn else ():
             getattr(c, f'on_{v}', lambda model: None)(self)
 
@@ -149,7 +145,7 @@ class ModelS(Subscriber):
     """Keeps the counters, states and metrics of a `Model` while it is trained; its states call the callbacks. What
     isn't training (`learn.validate()`, a learning-rate search) is told to a copy of the model."""
     def before_fit(self, learn):
-        self.m = learn.trainable if learn.trains and not searching(learn) else copy(learn.trainable)
+        self.m = learn.trainable if learn.trains and not searching(learn) else copy.copy(learn.trainable)
         self.start,self.m.train_state = self.m.current_epoch,'train_start'
 
     def before_epoch(self, learn):
@@ -187,17 +183,17 @@ class ModelS(Subscriber):
         vars(self.m).update({k: state[k] for k in COUNTERS})
 
 # %% ../nbs/61_trainable.ipynb #745891a1
-def _call(f, x, device): return f(x, device) if 'device' in signature(f).parameters else f(x)
+def _call(f, x, device): return f(x, device) if 'device' in inspect.signature(f).parameters else f(x)
 
 class OwnStepsLearner(ModelLearner):
     "The learner in a `Model` that redefines a pass or a step"
     @PublishEvents('epoch')
     def _one_epoch(self):
         if searching(self): return self.run_epoch(self.dl) # its loader has no end
-        start,rows,self.batch,self.in_batch,self.part_means = perf_counter(),len(self.history),(),False,{}
+        start,rows,self.batch,self.in_batch,self.part_means = time.perf_counter(),len(self.history),(),False,{}
         self.mean_loss.reset()
         self._own('epoch', self.dl, 1)
-        if len(self.history)==rows: self._record(perf_counter()-start) # without `super()`
+        if len(self.history)==rows: self._record(time.perf_counter()-start) # without `super()`
 
     @PublishEvents('batch')
     def one_batch(self):
@@ -243,8 +239,8 @@ class OwnStepsLearner(ModelLearner):
 def _loader(ds, batch_size, shuffle, sampler, collate_fn, n_jobs, seed, split, pin=False):
     "`ds` itself if it is a loader already, else one for it"
     whole('n_jobs', n_jobs)
-    is_loader = isinstance(ds, torch.utils.data.DataLoader) or not hasattr(ds, '__getitem__')
-    if is_loader and not isinstance(ds, torch.utils.data.IterableDataset): return ds
+    if isinstance(ds, torch.utils.data.DataLoader) or not (
+        hasattr(ds, '__getitem__') or isinstance(ds, torch.utils.data.IterableDataset)): return ds
     return DataLoaders.from_datasets(ds, None, batch_size, collate_fn, shuffle=shuffle, sampler=sampler, seed=seed,
                                      num_workers=n_jobs, pin_memory=pin, splits=(split,split)).train
 
@@ -257,7 +253,7 @@ def _scheduler_sub(model):
         refuse(ValueError, (isinstance(model.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) and not metric,
                             "ReduceLROnPlateau goes by a number: set self.step_scheduler_metric = 'valid_loss'"))
         return model.scheduler or torch.optim.lr_scheduler.ConstantLR(opt, 1.) # none is wanted this time
-    make.__signature__ = signature(model.fetch_scheduler) # does it want to know `total_steps`?
+    make.__signature__ = inspect.signature(model.fetch_scheduler) # does it want to know `total_steps`?
     sub = SchedulerS(make, step, monitor=metric or 'valid_loss')
     if 'scheduler' in model._loaded:
         sub.load_state_dict(dict(scheduler=model._loaded.pop('scheduler'), lrs=[],
@@ -338,8 +334,8 @@ def predict(self:Model,
     "A generator of outputs, batch by batch, in the order of `dataset`"
     subs = [s for s in self.learn.subs if not isinstance(s, (ModelS, DeviceS))] if self.learn else []
     learn = _Predictor(self, None, subs, next((p.device for p in self.parameters()), torch.device('cpu')))
-    dl = _loader(dataset, batch_size, False, sampler, collate_fn, n_jobs, 0, 'test')
-    return (self.process_output(o) for o in learn.iter_preds(dl))
+    outputs = learn.iter_preds(_loader(dataset, batch_size, False, sampler, collate_fn, n_jobs, 0, 'test'))
+    return (self.process_output(o) for o in outputs)
 
 # %% ../nbs/61_trainable.ipynb #f62bb949
 @patch
