@@ -32,7 +32,7 @@ class ActivationStatsS(Subscriber):
     def before_fit(self, learn):
         if not learn.trains or searching(learn): return
         self.hooks,self.i = [Hook(i, m, self.record) for i,m in enumerate(self.modules)],0
-        for h in self.hooks: h.stats = []
+
 
     def before_batch(self, learn):
         self.recording = learn.training and self.i%self.every==0

@@ -25,8 +25,8 @@ class Sample:
         learn, # A learner, in `fit_aside`
         n:int=20 # How many batches of each loader to read
     ):
-        own = type(learn).get_loss is not Learner.get_loss # it may compare anything
-        self.learn,self.kind = learn,'own' if own else loss_kind(learn.loss_fn)
+        # a `get_loss` of its own may compare anything
+        self.learn,self.kind = learn,loss_kind(learn.loss_fn) if type(learn).get_loss is Learner.get_loss else 'own'
         dls = [getattr(learn.dls, split, None) for split in ('train', 'valid')]
         refuse(TypeError, (any(hasattr(dl, '__next__') for dl in dls),
                            "a loader is an iterator, which a look would use up: give one that can be read again"))
@@ -66,10 +66,9 @@ def fit_aside(
 ):
     """Context manager: `learn` as at the first batch of a fit that leaves no trace, with the subscribers that may
     prepare a batch. Raises as `aside` does, and what a subscriber raises in `before_fit`."""
-    fit = dict(n_epochs=1, epochs=range(1), epoch=0, batch_idx=0, trains=True, training=True, dl=learn.dls.train,
-               _frozen=frozen_modules(learn.model))
     kept = [(m, {k: v for k,v in vars(m).items() if k[0]!='_'}) for m in getattr(learn.model, 'modules', list)()]
-    with aside(learn, weights=True, quiet=True, **fit):
+    with aside(learn, weights=True, quiet=True, n_epochs=1, epochs=range(1), epoch=0, batch_idx=0, trains=True,
+               training=True, dl=learn.dls.train, _frozen=frozen_modules(learn.model)):
         try:
             learn.subs = [s for s in learn.subs if isinstance(s, (DeviceS, NormalizationS))
                           or not type(s).__module__.startswith('nntrain.')]

@@ -269,13 +269,11 @@ def _first(*cases): return next((text for sure,text in cases if sure), None)
 
 def _numeric(t): return t.is_floating_point() or t.is_complex()
 
-def _which(learn):
-    "Which column is which, where there are more than inputs and a target"
-    b,n = learn.batch,learn.n_inp
+def _which(b, n, xs, y):
+    "Which column of the batch `b` is which, where there are more than inputs `xs` and a target `y`"
     names = list(b.keys() if hasattr(b, 'keys') else range(len(columns(b))))
     if len(names) <= n+1: return ''
-    args,kwargs,y = split_batch(b, n, learn.model)
-    inputs,target = ([k for k in names if any(b[k] is o for o in xs)] for xs in ((*args, *kwargs.values()), (y,)))
+    inputs,target = ([k for k in names if any(b[k] is o for o in os)] for os in (xs, (y,)))
     said = [', '.join(map(repr, ks)) for ks in (names, inputs, target)]
     return (f". The batch has the columns {said[0]}; with n_inp={n} the model gets {said[1]}, and {said[2]} is the "
             "target. If it isn't, set n_inp, or let the data set give the inputs first, then the target, then the rest")
@@ -393,10 +391,10 @@ def advice(
     """What is wrong with batch, model and targets, and what to do; `None` if nothing is certain, as in a `get_loss` of
     one's own"""
     args,kwargs,y = split_batch(learn.batch, learn.n_inp, learn.model)
-    x,f = next(iter((*args, *kwargs.values())), None),getattr(learn, 'loss_fn', None)
+    xs,f = [*args, *kwargs.values()] or [None],getattr(learn, 'loss_fn', None)
     own = not getattr(getattr(type(learn), 'get_loss', None), '__qualname__', 'Learner.').startswith('Learner.')
     kind = None if own else 'any' if f is None else loss_kind(f)
-    if not computed: text = _about_inputs(x, y, learn.model, e)
+    if not computed: text = _about_inputs(xs[0], y, learn.model, e)
     elif not isinstance(learn.preds, torch.Tensor):
         return kind and (
             f"the model returned a {type(learn.preds).__name__}, not a tensor: return the predictions alone, give a "
@@ -404,8 +402,8 @@ def advice(
     elif own or not isinstance(y, torch.Tensor): return
     elif y.device!=learn.preds.device:
         return f"predictions are on {learn.preds.device}, targets on {y.device}: add DeviceS() to the subscribers"
-    else: text = _about_targets(x, learn.preds, y, kind, e)
-    return text and text+_which(learn)
+    else: text = _about_targets(xs[0], learn.preds, y, kind, e)
+    return text and text+_which(learn.batch, learn.n_inp, xs, y)
 
 # %% ../nbs/01_checks.ipynb #00d91815
 def annotate(
@@ -418,11 +416,11 @@ def annotate(
     add_note(e, f"nntrain: {'before the first' if before else f'in epoch {learn.epoch}, {mode}'} batch"
              + ('' if before else f' {learn.batch_idx}'))
     of_subscriber = any('nntrain: in ' in n and ' of ' in n for n in getattr(e, '__notes__', []))
-    if before or of_subscriber or type(e) not in (RuntimeError, IndexError, ValueError, TypeError): return
     frames = [frame for frame,_ in traceback.walk_tb(e.__traceback__)]
     steps = {frame.f_code.co_name for frame in frames if frame.f_locals.get('self') is learn}
     of_torch = pathlib.Path(torch.__file__).parent in pathlib.Path(frames[-1].f_code.co_filename).parents
-    if not of_torch or not steps & {'predict', 'get_loss', 'backward'}: return
+    if (before or of_subscriber or not of_torch or not steps & {'predict', 'get_loss', 'backward'}
+        or type(e) not in (RuntimeError, IndexError, ValueError, TypeError)): return
     with contextlib.suppress(Exception): # an adviser mustn't make things worse
         text = advice(learn, e, 'predict' not in steps)
         if text and len(e.args)==1: e.args = (f'{e.args[0]}\nnntrain: {text}.',)

@@ -33,9 +33,9 @@ class Hook(contextlib.AbstractContextManager):
     def __init__(self,
         nr:int, # Number of the layer, for its name
         layer:nn.Module, # The module to listen to
-        func # What to call; the hook itself is its first argument, to keep things on
+        func # What to call; the hook itself is its first argument, to keep things on, such as in its list `stats`
     ):
-        self.layer_name = f'{nr}_{type(layer).__name__}'
+        self.layer_name,self.stats = f'{nr}_{type(layer).__name__}',[]
         self.hook = layer.register_forward_hook(partial(func, self))
 
     def remove(self):
@@ -53,10 +53,10 @@ def macs(
     y:torch.Tensor # Its output, batch dimension first
 )->int:
     "Multiply-adds for one sample, of linear layers and convolutions; 0 for everything else"
-    if isinstance(layer, nn.Linear): return layer.weight.numel()*(y.numel()//layer.out_features)//len(y)
-    if not isinstance(layer, nn.modules.conv._ConvNd): return 0
-    places = x if layer.transposed else y # a transposed convolution multiplies at each place of its input
-    return layer.weight.numel()*math.prod(places.shape[2:])
+    if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)): return 0
+    # a transposed convolution multiplies at each place of its input
+    places = y.shape[1:-1] if isinstance(layer, nn.Linear) else (x if layer.transposed else y).shape[2:]
+    return layer.weight.numel()*math.prod(places)
 
 def _tensor(o):
     "The first tensor in `o`"
@@ -127,8 +127,8 @@ class Summary:
 
     def __repr__(self): return f'{text_table([self.heads, *self.cells()], left=3)}\n\n{self.total()}'
     def _repr_markdown_(self):
-        lines = (f"| {' | '.join(r)} |" for r in (self.heads, ['---']*3+['---:']*2, *self.cells()))
-        return '\n'.join(lines)+f'\n\n{self.total()}'
+        return '\n'.join(f"| {' | '.join(r)} |" for r in (self.heads, ['---']*3+['---:']*2, *self.cells())
+                         )+f'\n\n{self.total()}'
 
 def summary(
     learn, # The learner, with data

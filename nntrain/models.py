@@ -52,16 +52,12 @@ class Pictures(nn.Module):
         self.c_in = c_in
 
     def forward(self, x):
-        c = self.c_in
-        if x.ndim==2:
-            side = math.isqrt(x.shape[1]//c)
-            if c*side*side != x.shape[1]:
-                raise ValueError(f"rows of {x.shape[1]} numbers aren't square pictures of {c} channel(s): "
-                                 "give pictures, not flattened, or set c_in")
-            return x.unflatten(1, (c, side, side))
+        c,side = self.c_in,math.isqrt(x.shape[1]//self.c_in) if x.ndim==2 else 0
+        if side and c*side*side==x.shape[1]: return x.unflatten(1, (c, side, side))
         pictures = x[:,None] if x.ndim==3 and c==1 else x
         if pictures.ndim!=4 or pictures.shape[1]!=c:
-            raise ValueError(f"pictures must be of shape (samples, {c}, height, width), not {tuple(x.shape)}: set c_in")
+            raise ValueError(f"pictures must be of shape (samples, {c}, height, width), or flattened and square, not "
+                             f"{tuple(x.shape)}: set c_in, or don't flatten them")
         return pictures
 
     def extra_repr(self): return f'{self.c_in}'
@@ -121,12 +117,10 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         self.in_c,self.out_c,self.stride = in_c,out_c,choice('stride', stride, (1, 2))
-        self.convs = conv_conn(in_c, out_c, stride=stride)
+        self.convs,self.act = conv_conn(in_c, out_c, stride=stride),nn.ReLU()
         pool = [nn.AvgPool2d(2, ceil_mode=True)] if stride==2 else []
         conv = [conv_block(in_c, out_c, 1, act=False, norm=False, stride=1)] if in_c!=out_c else []
         self.straight = nn.Sequential(*pool, *conv)
-        self.act = nn.ReLU()
-
     def forward(self, x): return self.act(self.convs(x)+self.straight(x))
 
 # %% ../nbs/60_models.ipynb #dc114f98

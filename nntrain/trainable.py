@@ -113,7 +113,7 @@ class ModelLearner(Learner):
     ):
         super().__init__(model, dls, None, torch.optim.Optimizer, 0., subs)
         self.trainable,self.device,self.callbacks,self.history = model,device,callbacks,model.history
-        self.validates = dls is not None and dls.valid is not None
+
 
     def _set_opt(self, lr, keep_opt):
         m = self.trainable
@@ -308,10 +308,10 @@ def fit(self:Model,
               for use in ('train', 'validate') for level in ('epoch', 'step'))
     learn = (OwnStepsLearner if own else ModelLearner)(self, DataLoaders(train_dl, valid_dl), subs, device,
                     [c for c in callbacks if not hasattr(c, 'order')])
-    learn._checked(epochs, True, learn.validates, [], None)
+    learn._checked(epochs, True, valid_dl is not None, [], None)
     self.learn,self.fp16,self.model_state = learn,fp16,'train'
     self.to(device)
-    learn.fit(epochs, valid=learn.validates, keep_opt=keep_opt)
+    learn.fit(epochs, valid=valid_dl is not None, keep_opt=keep_opt)
     self.train_state = 'train_end'
 
 # %% ../nbs/61_trainable.ipynb #b9e80203
