@@ -30,8 +30,8 @@ class ActivationStatsS(Subscriber):
                              "list(model.children()), or a list of layers") for m in self.modules))
 
     def before_fit(self, learn):
-        if not learn.trains or searching(learn): return
-        self.hooks,self.i = [Hook(i, m, self.record) for i,m in enumerate(self.modules)],0
+        if learn.trains and not searching(learn):
+            self.hooks,self.i = [Hook(i, m, self.record) for i,m in enumerate(self.modules)],0
 
 
     def before_batch(self, learn):

@@ -13,8 +13,7 @@ from .checks import _all_with_all,loss_kind,refuse
 from .core import columns,frozen_modules,map_tensors
 from .data.loader import first_batches
 from .finite import is_sum
-from .subscribers import DeviceS
-from .learner import Learner
+from .learner import DeviceS,Learner
 from .predict import aside
 from .transforms import NormalizationS
 

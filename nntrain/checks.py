@@ -117,9 +117,10 @@ def monitored(
     "The newest number in `history` that `v` names. Raises `ValueError` that lists what there is."
     mode,column = monitor(v)
     row = next((r for r in reversed(history) if r['mode']==mode and (epoch is None or r['epoch']==epoch)), {})
-    if isinstance(x := row.get(column), (int, float)): return x
-    there = ', '.join(k for k,x in row.items() if isinstance(x, (int, float)))
-    raise ValueError(f"monitor={v!r}: the history has no such number. In {mode} it has: {there or 'nothing'}")
+    numbers = {k: x for k,x in row.items() if isinstance(x, (int, float))}
+    refuse(ValueError, (column not in numbers, f"monitor={v!r}: the history has no such number. In {mode} it has: "
+                        f"{', '.join(numbers) or 'nothing'}"))
+    return numbers[column]
 
 # %% ../nbs/01_checks.ipynb #eceb38a5
 def check_dl(
@@ -144,9 +145,8 @@ def check_parts(
     """Raise `TypeError` if a part is of a kind that can't work: a class instead of an instance, a loader in the place
     of the pair of them, arguments in another order"""
     model,dls,f,opt = learn.model,learn.dls,learn.loss_fn,learn.optim_class
-    order,made = "the order is Learner(model, dls, loss_fn, optim_class, lr)",isinstance(opt, torch.optim.Optimizer)
-    for k,v in dict(model=model, loss_fn=f).items():
-        if isinstance(v, type) and issubclass(v, torch.nn.Module): instance(k, v)
+    order,cls = "the order is Learner(model, dls, loss_fn, optim_class, lr)",f if isinstance(f, type) else object
+    instance('model', model)
     refuse(
         TypeError,
         (not callable(model) or not hasattr(model, 'parameters'),
@@ -155,17 +155,19 @@ def check_parts(
          f"dls must have the loaders `train` and `valid`, and a {type(dls).__name__} has neither: give "
          "DataLoaders(train_loader, valid_loader) of nntrain.dataloaders; for data sets "
          "DataLoaders.from_datasets(train_ds, valid_ds, 64), for a DatasetDict DataLoaders.from_hf_dd(dd, 64)"),
-        (isinstance(f, type) and issubclass(f, torch.optim.Optimizer),
-         f"loss_fn is the optimizer {getattr(f, '__name__', '')}: {order}"),
+        (issubclass(cls, torch.optim.Optimizer), f"loss_fn is the optimizer {cls.__name__}: {order}"),
+        (issubclass(cls, torch.nn.Module),
+         f"loss_fn is the class {cls.__name__}, not an instance of it: write {cls.__name__}()"),
         (loss and not callable(f),
          f"loss_fn must be callable, not {f!r}: try torch.nn.functional.cross_entropy, or override get_loss in a "
          "subclass of Learner"),
         ('lr' in getattr(opt, 'keywords', ()),
          "optim_class has an lr already, and the learner gives it one: leave lr out of the partial, and give it to the "
          "learner, Learner(model, dls, loss_fn, optim_class, lr)"),
-        (made or not callable(opt),
-         f"optim_class must be a class or function that makes an optimizer, not "
-         f"{f'an instance of {type(opt).__name__}' if made else repr(opt)}: write torch.optim.SGD, without brackets"))
+        (not callable(opt),
+         "optim_class must be a class or function that makes an optimizer, not "
+         f"{'an instance of '+type(opt).__name__ if hasattr(opt, 'param_groups') else repr(opt)}: write "
+         "torch.optim.SGD, without brackets"))
 
 def check_params(
     model, # Has `parameters()`

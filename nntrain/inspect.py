@@ -7,9 +7,8 @@ __all__ = ['Layer', 'run_aside', 'Hook', 'macs', 'ModelMonitorS', 'Summary', 'su
            'Mistake', 'PredictionsS', 'Finding', 'Findings']
 
 # %% ../nbs/50_inspect.ipynb #d3c80163
-import collections,contextlib,itertools,math,time,torch
+import collections,contextlib,itertools,math,time,torch,types
 from functools import partial
-from types import SimpleNamespace
 from torch import nn
 from .checks import refuse,whole
 from .core import n_batches,names_from,text_table
@@ -24,7 +23,7 @@ def run_aside(
     *subs # Subscribers that watch
 ):
     "Run `batches` through `learn` as in validation; nothing is trained, printed or recorded. Raises as `fit` does."
-    with aside(learn, quiet=True, dls=SimpleNamespace(train=None, valid=batches)):
+    with aside(learn, quiet=True, dls=types.SimpleNamespace(train=None, valid=batches)):
         learn.fit(1, train=False, subs=list(subs))
 
 # %% ../nbs/50_inspect.ipynb #5cec03d4
@@ -135,8 +134,8 @@ def summary(
     modules=None # Only the layers inside of these modules
 )->Summary:
     "Layers, output shapes, parameters and multiply-adds of `learn.model`. Sends one batch through it; changes nothing."
-    dl = learn.dls.valid if learn.dls.train is None else learn.dls.train
-    run_aside(learn, first_batches(dl), monitor := ModelMonitorS(modules))
+    run_aside(learn, first_batches(learn.dls.valid if learn.dls.train is None else learn.dls.train),
+              monitor := ModelMonitorS(modules))
     return Summary(monitor.rows)
 
 # %% ../nbs/50_inspect.ipynb #f7872a6d
@@ -180,12 +179,13 @@ class TimerS(Subscriber):
         "Plot a bar for each pass, in parts. Returns the axes. Raises `ValueError` before the first fit."
         import matplotlib.pyplot as plt
         refuse(ValueError, (not self.rows, "there is nothing to plot: give TimerS to a fit first"))
-        ax = plt.subplots(figsize=(7, .35*len(self.rows)+1.2))[1] if ax is None else ax
-        labels = [f"{r['epoch']} {r['mode']}" for r in self.rows]
+        n = len(self.rows)
+        ax = plt.subplots(figsize=(7, .35*n+1.2))[1] if ax is None else ax
         seconds = torch.tensor([[r[part] for r in self.rows] for part in self.columns])
         for part,width,end in zip(self.columns, seconds, seconds.cumsum(0)):
-            ax.barh(range(len(labels)), width, left=end-width, label=part)
-        ax.set(xlabel='seconds', yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels)-.4, -.6))
+            ax.barh(range(n), width, left=end-width, label=part)
+        ax.set(xlabel='seconds', ylim=(n-.4, -.6), yticks=range(n),
+               yticklabels=[f"{r['epoch']} {r['mode']}" for r in self.rows])
         ax.legend(fontsize=8, ncols=4, loc='lower center', bbox_to_anchor=(.5, 1))
         return ax
 

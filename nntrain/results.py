@@ -12,8 +12,7 @@ from .checks import refuse
 from .core import split_batch
 from .events import Subscriber
 from .finite import _settings
-from .data.items import class_names
-from .data.loader import first_batches
+from .data.items import class_names,validation_batch
 from .inspect import run_aside
 from .predict import gives_logits,in_order,model_kind
 
@@ -47,8 +46,8 @@ def class_answers(
         kind!='classes' or len(shape)<2 or shape[1]<2 or target!=shape[:1]+shape[2:] or y.is_floating_point(),
         f"predictions of shape {shape} and targets of shape {target} aren't those of a classifier: it has a number for "
         "each class, and one class per sample (or per pixel), a whole number; or one logit per sample"))
-    ignored = (y<0) | (y==_settings(learn.loss_fn)[1].get('ignore_index', -100))
-    return preds.argmax(1),y.masked_fill(ignored, -1),preds.softmax(1).amax(1)
+    ignored = _settings(learn.loss_fn)[1].get('ignore_index', -100)
+    return preds.argmax(1),y.masked_fill((y<0) | (y==ignored), -1),preds.softmax(1).amax(1)
 
 def _inputs(learn, batch):
     args,named,_ = split_batch(batch, learn.n_inp, learn.model)
@@ -70,8 +69,8 @@ class PredictionsS(Subscriber):
         preds,targets,probs = class_answers(learn, p, y)
         self.preds.append(preds)
         self.targets.append(targets)
-        index = torch.arange(self.n, self.n+len(y), device=y.device)
-        if self.k: self.keep_worst(sample_losses(learn.loss_fn, p.float(), y), targets, preds, probs, index, x)
+        if self.k: self.keep_worst(sample_losses(learn.loss_fn, p.float(), y), targets, preds, probs,
+                                   torch.arange(self.n, self.n+len(y), device=y.device), x)
         self.n,self.n_classes = self.n+len(y),max(2, *p.shape[1:2])
 
     def keep_worst(self, *new):
@@ -184,8 +183,8 @@ def show_results(
     n:int=16, # How many samples
     names=None # Names of the classes; `None` finds them
 ):
-    """Pictures of the first validation samples with true class → prediction, mistakes in red. Returns the axes.
-    Raises `ValueError` as `plot_top_losses` does."""
-    batch = first_batches(learn.dls.valid)
-    ps = _predictions(learn, batch)
-    return _grid(learn, _inputs(learn, batch[0])[:n], ps.targets[0][:n].tolist(), ps.preds[0][:n].tolist(), names)
+    """Pictures of the first validation samples (of training, if there are no others) with true class → prediction,
+    mistakes in red. Returns the axes. Raises `ValueError` as `plot_top_losses` does."""
+    batch = validation_batch(learn.dls)
+    ps = _predictions(learn, [batch])
+    return _grid(learn, _inputs(learn, batch)[:n], ps.targets[0][:n].tolist(), ps.preds[0][:n].tolist(), names)

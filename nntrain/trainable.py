@@ -206,19 +206,18 @@ class OwnStepsLearner(ModelLearner):
         self.ran,name = False,f"{'train' if self.training else 'validate'}_one_{level}"
         res = _call(getattr(self.trainable, name), data, self.device)
         if self.ran: return
-        if self.training and self.batch_idx < 1: self._check_heard(name)
+        if self.training and self.batch_idx < 1: # who has no say in a step that the model takes by itself?
+            who = [s for s in self.subs if isinstance(s, (GradAccumS, GradClipS, LRFindS)) or getattr(s, 'scaler', 0)]
+            said = (f"{name} takes its step by itself, without {', '.join(type(s).__name__ for s in who)}: let it call "
+                    f"super().{name}, or do that part there")
+            refuse(TypeError, (searching(self), said)) # it would search for ever
+            if who: warnings.warn(said)
         self.loss,self.parts = res if isinstance(res, tuple) else (res, {})
         refuse(TypeError, (self.loss is None, f"{name} must return its loss, or (loss, metrics), or call super()"))
         for k,v in {**self.parts, '': self.loss}.items():
             (self.part_means.setdefault(k, RunningMean()) if k else self.mean_loss).update(v, n or self.n_samples())
 
-    def _check_heard(self, name):
-        "Which subscribers have no say in a step that the model takes by itself?"
-        who = [s for s in self.subs if isinstance(s, (GradAccumS, GradClipS, LRFindS)) or getattr(s, 'scaler', None)]
-        said = (f"{name} takes its step by itself, without {', '.join(type(s).__name__ for s in who)}: let it call "
-                f"super().{name}, or do that part there")
-        refuse(TypeError, (searching(self), said)) # it would search for ever
-        if who: warnings.warn(said)
+
 
     def run_epoch(self, dl):
         "The loop over the batches of `dl`, within an epoch; returns its mean loss"
