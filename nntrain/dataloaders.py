@@ -11,19 +11,18 @@ from collections import namedtuple
 from functools import partial
 from inspect import signature
 import numpy as np, torch
-from torch.utils.data import ConcatDataset,DataLoader,IterableDataset,Subset,TensorDataset
+from torch.utils.data import ConcatDataset,DataLoader,Subset,TensorDataset
 from fastcore.basics import patch
 from .checks import choice,whole
 from .core import columns
 from .data.collate import (InOrder,classes_of,collate,collate_dict,find_masks,floats,hf_ds_collate_fn,
                                   image_columns,inplace)
-from .data.loader import Loader,Rows,first_batches,uncounted
+from .data.loader import Loader,Rows,first_batches,map_style,uncounted
 from .data.memory import Columns,Decoded,Tensors,check_columns,decode,free_memory
 from .data.order import BatchKey,BatchPlan,mix_seed,seeded
 
 # %% ../nbs/14_dataloaders.ipynb #3507aeda
-def _map_style(ds): return hasattr(ds, '__len__') and not isinstance(ds, IterableDataset)
-def _plain_hf(ds): return hasattr(ds, '_fingerprint') and _map_style(ds) and not ds.format['type']
+def _plain_hf(ds): return hasattr(ds, '_fingerprint') and map_style(ds) and not ds.format['type']
 
 def _unwrapped(ds):
     "What a `Subset` or `ConcatDataset` of Hugging Face data sets holds, as one of them; anything else as it is"
@@ -49,7 +48,7 @@ def _same_classes(train, ds, split):
 def _same_columns(train, ds, split):
     """Data set `ds` with its columns in the order of `train`, where both have names for them. Raises `ValueError` if
     the names differ."""
-    a,b = (o.format['columns'] if _plain_hf(o) else None if _map_style(o) else getattr(o, 'column_names', None)
+    a,b = (o.format['columns'] if _plain_hf(o) else None if map_style(o) else getattr(o, 'column_names', None)
            for o in (train, ds))
     if not (a and b) or b==a[:len(b)]: return ds
     if missing := [k for k in a if k not in b]:
@@ -62,7 +61,7 @@ def _collating(ds, like, collate_fn):
     f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else collate)
     by_position = getattr(f, 'func', f) in (hf_ds_collate_fn,collate)
     if not by_position or _plain_hf(ds) and _plain_hf(like): return f
-    like = next((o for o in (like,ds) if _map_style(o)), None)
+    like = next((o for o in (like,ds) if map_style(o)), None)
     return InOrder(f, like, own=like is None or like is ds)
 
 # %% ../nbs/14_dataloaders.ipynb #391a6e96
@@ -93,11 +92,13 @@ def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, s
     _same_classes(like, ds, split)
     collate_fn,samplers = _collating(ds, like, collate_fn),dict(sampler=sampler, batch_sampler=batch_sampler)
     kwargs.update(seed=seed, split=split)
-    if isinstance(ds, IterableDataset) or not hasattr(ds, '__len__'):
-        if odd := [k for k,v in dict(samplers, cache=cache is True or None).items() if v is not None]:
+    if not map_style(ds):
+        shuffle = shuffle if isinstance(shuffle, bool) else whole('shuffle', shuffle, 2, 'rows in the buffer')
+        buffer = None if isinstance(shuffle, bool) or hasattr(ds, '_ex_iterable') else shuffle # of Hugging Face
+        if odd := [k for k,v in dict(samplers, cache=cache is True or None, shuffle=buffer).items() if v is not None]:
             raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. "
                              f"Leave {odd[0]} out")
-        return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, **kwargs)
+        return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, shuffle=shuffle, **kwargs)
     _check_split(ds, split, batch_size, drop_last, samplers)
     why = _why_stream(ds, collate_fn, cache)
     if why and cache is True:
@@ -155,7 +156,7 @@ class DataLoaders:
         cache:bool|str='auto', # Decode once, in memory: `'auto'` if possible and it takes at most half of what is free
         cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
         seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
-        shuffle:bool=True, # Training batches in a new order in each pass?
+        shuffle:bool|int=True, # Training batches in a new order in each pass? A number: rows in a stream's buffer
         sampler=None, # Row numbers of the training batches, in place of shuffling
         batch_sampler=None, # Lists of row numbers, in place of `batch_size`
         drop_last:bool=False, # Leave out a last training batch that is shorter?

@@ -197,8 +197,9 @@ class InOrder:
         "`row` in the order of the names. Raises `ValueError` if it can't be known which column is which."
         if self.own or set(row)!=set(self.names):
             raise ValueError(f"the columns are {list(row)}, in "
-                             f"{'row 0 of the data set' if self.own else 'the training data'} {self.names}: all rows need the same "
-                             "ones in the same order, since a batch goes by position; or a `collate_fn` that picks them by name")
+                             f"{'row 0 of the data set' if self.own else 'the training data'} {self.names}: all rows "
+                             "need the same ones in the same order, since a batch goes by position; or a `collate_fn` "
+                             "that picks them by name")
         return {k: row[k] for k in self.names}
 
 def _collate_names(names, data):

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence,unpack_sequence
 from ..checks import choice
 from ..core import columns,keep_modes,map_tensors,with_column
 from .collate import channels_last,classes_of,floats,pixels
-from .loader import Rows,first_batches,uncounted # noqa: F401 (it was defined here)
+from .loader import Rows,first_batches,map_style,uncounted # noqa: F401 (it was defined here)
 
 # %% ../../nbs/15_items.ipynb #057abc17
 def rows_of(
@@ -95,12 +95,12 @@ def image_tensor(
 def _form(ds):
     """A row of `ds` before its transform (where that can be had), the transform of a row or `None`, and the row as it
     goes into a batch"""
-    is_hf = hasattr(ds, 'with_format') and hasattr(ds, '__getitem__') and isinstance(ds.format, dict)
+    is_hf = hasattr(ds, 'with_format') and map_style(ds) and isinstance(ds.format, dict)
     if is_hf and ds.format['type'] in (None, 'custom'):
         f,row = ds.format['format_kwargs'].get('transform'),ds.with_format(None)[0]
         finish = f and (lambda row: {k: v[0] for k,v in f({k: [v] for k,v in row.items()}).items()})
         return row,finish,finish(row) if f else row
-    base,row = ds,ds[0] if hasattr(ds, '__getitem__') else next(iter(ds))
+    base,row = ds,ds[0] if map_style(ds) else next(iter(ds))
     while not hasattr(base, 'transform') and hasattr(base, 'dataset'): base = base.dataset # a `Subset`
     f = getattr(base, 'transform', None) if isinstance(row, (tuple, list)) else None
     return row,f and (lambda row: with_column(row, 0, f(row[0]))),row
