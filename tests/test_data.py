@@ -143,6 +143,17 @@ def test_validation_shards_keep_their_order(shards):
     assert len({tuple(numbers(dls.train)) for _ in range(6)}) > 1
     assert {tuple(numbers(dls.valid)) for _ in range(6)} == {tuple(range(303, 373))}
 
+def test_predictions_of_a_stream_come_in_its_order(shards, recwarn):
+    from nntrain.learner import Learner
+    def xi(rows): return [hf_ds_collate_fn(rows)[2].float()[:,None]]*2
+    dls = DataLoaders.from_hf_dd(shards, 16, xi, seed=3)
+    learn = Learner(torch.nn.Linear(1, 1), dls, torch.nn.functional.mse_loss, torch.optim.SGD, 1.)
+    for p,v in zip(learn.model.parameters(), (1., 0.)): torch.nn.init.constant_(p, v)
+    for _ in range(4): list(dls.valid)
+    recwarn.clear()
+    assert learn.get_preds().flatten().tolist()==list(range(303, 373)) and not len(recwarn)
+    assert learn.predict_item([5.], kind='numbers').tolist()==[5.]
+
 read = []
 def log(row): read.append(row['i']); return row
 STREAMS = dict(plain=(lambda ds: ds.map(log), True), filtered=(lambda ds: ds.map(log).filter(lambda r: r['i']%3!=1), True),
