@@ -93,7 +93,6 @@ def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, s
     collate_fn,samplers = _collating(ds, like, collate_fn),dict(sampler=sampler, batch_sampler=batch_sampler)
     kwargs.update(seed=seed, split=split)
     if not map_style(ds):
-        shuffle = shuffle if isinstance(shuffle, bool) else whole('shuffle', shuffle, 2, 'rows in the buffer')
         buffer = None if isinstance(shuffle, bool) or hasattr(ds, '_ex_iterable') else shuffle # of Hugging Face
         if odd := [k for k,v in dict(samplers, cache=cache is True or None, shuffle=buffer).items() if v is not None]:
             raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. "
@@ -182,7 +181,8 @@ class DataLoaders:
         ours = getattr(collate_fn, 'func', collate_fn) in (None, hf_ds_collate_fn)
         if ours and _plain_hf(train_ds) and (known := getattr(collate_fn, 'keywords', {})).get('masks') is None:
             collate_fn = partial(hf_ds_collate_fn, **{**known, 'masks': find_masks(train_ds)})
-        own = dict(batch_size=bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last)
+        own = dict(batch_size=bs, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last, shuffle=bool(shuffle)
+                   if shuffle in (True, False) else whole('shuffle', shuffle, 2, 'rows in the buffer'))
         train,valid,test = (
             ds if ds is None else partial(_make_loader, train_ds, ds, collate_fn, split, cache=cache,
                                           cache_dir=cache_dir, seed=mix_seed(seed, i), **kwargs, **kw)

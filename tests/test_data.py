@@ -216,7 +216,7 @@ def test_a_stream_of_other_workers_or_without_a_buffer_is_refused(shards):
     dl = DataLoaders.from_hf_dd(shards, 16, num_workers=2).train
     with pytest.raises(ValueError, match='saved with workers=2, this loader has workers=1.*the same num_workers'):
         DataLoaders.from_hf_dd(shards, 16).train.load_state_dict(dl.state_dict())
-    with pytest.raises(ValueError, match='shuffle must be a whole number of rows in the buffer from 2'): DataLoaders.from_hf_dd(shards, 16, shuffle=1)
+    with pytest.raises(ValueError, match='shuffle must be a whole number of rows in the buffer from 2'): DataLoaders.from_hf_dd(shards, 16, shuffle=-1)
     with pytest.raises(ValueError, match='Leave shuffle out'): DataLoaders.from_datasets(Sharded(), None, 4, shuffle=100)
 
 def train(shards, folder, out, shuffle, die=None):

@@ -107,7 +107,7 @@ class Stream(Rows, IterableDataset):
             self.live = self.live or getattr(self.ds, '_state_dict', None) # another one if somebody else reads, too
             yield batch
 
-# %% ../../nbs/12_loader.ipynb #5ee0d471
+# %% ../../nbs/12_loader.ipynb #179172a1
 def seekable(
     ds # An iterable data set
 )->bool:
@@ -128,7 +128,7 @@ class Epochs(IterableDataset):
     def set_epoch(self, epoch:int): self.epoch = epoch
     def __iter__(self): return iter(self.make(mix_seed(self.seed, self.epoch)))
 
-# %% ../../nbs/12_loader.ipynb #990a13b9
+# %% ../../nbs/12_loader.ipynb #a9a4e42d
 def fingerprint(
     batch # What a loader yields
 )->str:
