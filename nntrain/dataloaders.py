@@ -181,8 +181,9 @@ class DataLoaders:
         ours = getattr(collate_fn, 'func', collate_fn) in (None, hf_ds_collate_fn)
         if ours and _plain_hf(train_ds) and (known := getattr(collate_fn, 'keywords', {})).get('masks') is None:
             collate_fn = partial(hf_ds_collate_fn, **{**known, 'masks': find_masks(train_ds)})
-        own = dict(batch_size=bs, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last, shuffle=bool(shuffle)
-                   if shuffle in (True, False) else whole('shuffle', shuffle, 2, 'rows in the buffer'))
+        own = dict(batch_size=bs, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last,
+                   shuffle=bool(shuffle) if shuffle in (True, False) else
+                   whole('shuffle', shuffle, 2, 'rows in the buffer'))
         train,valid,test = (
             ds if ds is None else partial(_make_loader, train_ds, ds, collate_fn, split, cache=cache,
                                           cache_dir=cache_dir, seed=mix_seed(seed, i), **kwargs, **kw)
