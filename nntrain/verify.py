@@ -15,13 +15,11 @@ from .checkpoint import CheckpointS
 from .checks import whole
 from .core import add_note,keep_rng,map_tensors,n_batches,rng_state,set_rng_state,set_seed
 from .events import CancelFitException,Subscriber
-from .saving.state import WrappedLoader,attributes,named_subs,run_state
+from .saving.state import WrappedLoader,attributes,bits,named_subs,places,run_state
 from .subscribers import DeviceS,LRFindS,MetricsS,ProgressS
 
 # %% ../nbs/43_verify.ipynb #4be655c4
-def _bits(t): return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-
-def _checksum(t): return int(_bits(t).long().mul(torch.arange(t.numel()*t.element_size())%251+1).sum())
+def _checksum(t): return int(bits(t).long().mul(torch.arange(t.numel()*t.element_size())%251+1).sum())
 
 def first_difference(
     a, # Nested dicts, lists and tuples of tensors and plain values
@@ -29,18 +27,12 @@ def first_difference(
     where:str='' # Name of the place
 )->str|None:
     "Where `a` and `b` differ first, with the largest difference if it's a tensor; `None` if every bit is the same"
-    if type(a) is not type(b): return f'{where}: {type(a).__name__}, {type(b).__name__}'
-    if isinstance(a, torch.Tensor):
-        x,y = ((tuple(t.shape), t.dtype) for t in (a, b))
-        if x!=y: return f'{where}: {x[0]} {x[1]}, {y[0]} {y[1]}'
-        if torch.equal(_bits(a), _bits(b)): return None
-        if a.is_complex(): return where
-        return f'{where}: largest difference {float((a.double()-b.double()).abs().max()):.3g}'
-    if not isinstance(a, (dict, list, tuple)): return None if a==b or (a!=a and b!=b) else f'{where}: {a!r}, {b!r}'
-    keys,others = (list(x if isinstance(x, dict) else range(len(x))) for x in (a, b))
-    if keys!=others: return f'{where}: {len(a)} items {keys[:5]}, {len(b)} items {others[:5]}'
-    paths = {k: f'{where}[{k!r}]' if where or not isinstance(a, dict) else str(k) for k in keys}
-    return next((d for k,path in paths.items() if (d := first_difference(a[k], b[k], path))), None)
+    for at,x,y in places(a, b, where):
+        said = ['nothing' if o is ... else f'{tuple(o.shape)} {o.dtype}' if isinstance(o, torch.Tensor) else repr(o)
+                for o in (x, y)]
+        numbers = isinstance(x, torch.Tensor) and said[0]==said[1] and not x.is_complex()
+        diff = f'largest difference {float((x.double()-y.double()).abs().max()):.3g}' if numbers else ', '.join(said)
+        return f'{at}: {diff}'
 
 # %% ../nbs/43_verify.ipynb #64874d92
 class _ShortS(Subscriber):

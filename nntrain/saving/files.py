@@ -121,9 +121,9 @@ def _crc(f, size):
     while piece := f.read(min(size, 2**20)): crc,size = zlib.crc32(piece, crc),size-len(piece)
     return crc
 
-def _check(f, foreign):
-    """Raise `BadCheckpoint` unless the file was written by us, `BadZipFile` unless it is as it was written. With
-    `foreign` one of another program may pass, as far as its checksums say."""
+def _fault(f, foreign):
+    """Why a file isn't as we wrote it, or `None`. With `foreign` one of another program may pass, as far as its
+    checksums say."""
     size = f.seek(0, 2)
     f.seek(max(size-48, 0))
     tail = f.read()
@@ -132,18 +132,20 @@ def _check(f, foreign):
     foreign |= tail[-12:-4]==b'nntrain2' # whose mark is the sum of less; its records have their own
     if not (ours or first or foreign and size):
         cut = b'nntrain' in tail or not zipfile.is_zipfile(f)
-        raise BadCheckpoint("it is empty" if not size else "it isn't an nntrain checkpoint" if not zipped else
-                            "it is cut short, or something was added to it" if cut else "it is from another program")
+        return ("it is empty" if not size else "it isn't an nntrain checkpoint" if not zipped else
+                "it is cut short, or something was added to it" if cut else "it is from another program")
     if not (zipped or ours or first): return # torch wrote it before it had archives
     with zipfile.ZipFile(f) as z:
-        if any(r.compress_type for r in z.filelist): raise BadCheckpoint("it is compressed, and may be huge")
+        if any(r.compress_type for r in z.filelist): return "it is compressed, and may be huge"
         z.filelist = [r for r in z.filelist if r.CRC] # torch can be told to leave them out
         good = ours or first or not z.testzip()
     if ours: good = zlib.crc32(bytes(2), _crc(f, size-14)).to_bytes(4, 'little')==tail[-4:]
     if first:
         f.seek(0)
         good = tail[8:]==(size-48).to_bytes(8, 'little')+hashlib.sha256(f.read(size-48)).digest()
-    if not good: raise zipfile.BadZipFile
+    return None if good else _damaged
+
+_damaged = "it is damaged: the checksum differs"
 
 def read_file(
     path:str|Path, # A file by `write_file`
@@ -154,11 +156,10 @@ def read_file(
     Raises `BadCheckpoint` with the reason if it isn't as it was written, or holds code."""
     path = Path(path).expanduser()
     try:
-        with open(path, 'rb') as f: _check(f, foreign)
-    except BadCheckpoint: raise
+        with open(path, 'rb') as f: fault = _fault(f, foreign)
     except Exception as e: # it may not even be an archive any more
-        raise BadCheckpoint(f"it can't be read ({e.strerror})" if isinstance(e, OSError) else
-                            "it is damaged: the checksum differs") from e
+        fault = f"it can't be read ({e.strerror})" if isinstance(e, OSError) else _damaged
+    if fault: raise BadCheckpoint(fault)
     load = partial(torch.load, path, map_location='cpu', weights_only=True)
     if mmap:
         with suppress(Exception): return load(mmap=True) # not every disk can

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['attributes', 'set_attributes', 'named_subs', 'others_with_state', 'data_state', 'run_rng', 'set_run_rng', 'run_state',
-           'set_run_state', 'WrappedLoader', 'as_text', 'describe', 'differences']
+           'set_run_state', 'WrappedLoader', 'as_text', 'describe', 'bits', 'places', 'differences']
 
 # %% ../../nbs/41_state.ipynb #73b46bea
 import copy,functools,hashlib,inspect,pathlib,warnings
@@ -330,16 +330,29 @@ def describe(
                 frozen=as_text([k for k,p in _named(learn, 'parameters').items() if not p.requires_grad]),
                 versions=dict(torch=str(torch.__version__), nntrain=import_module('nntrain').__version__))
 
-def _differ(old, new, where=''):
-    "The places where two descriptions differ, as lines of text; `None` means unknown, and differs from nothing"
-    older_form = isinstance(old, list) and isinstance(new, dict) # of an earlier nntrain
-    if old is None or new is None or old==new or older_form: return []
-    if isinstance(old, list) and isinstance(new, list) and len(old)==len(new):
-        return [d for i,(a,b) in enumerate(zip(old, new)) for d in _differ(a, b, f'{where}[{i}]')]
-    if not isinstance(old, dict) or not isinstance(new, dict): return [f'{where} was {old}, is {new} now']
-    here = {k: f'{where}.{k}'.strip('.') for k in {**old, **new}}
-    return [d for k,at in here.items() for d in (_differ(old[k], new[k], at) if k in old and k in new
-                                                 else [f"{at} is {'new' if k in new else 'missing now'}"])]
+def bits(
+    t # A tensor
+)->torch.Tensor:
+    "Its bytes, on the CPU"
+    return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+def _same(a, b):
+    if type(a) is not type(b): return False
+    if not isinstance(a, torch.Tensor): return a==b or (a!=a and b!=b)
+    return (a.shape, a.dtype)==(b.shape, b.dtype) and torch.equal(bits(a), bits(b))
+
+def places(
+    a, # Nested dicts, lists and tuples of tensors and plain values
+    b, # What to compare with
+    where:str='' # What holds them
+):
+    "Where `a` and `b` differ, to the last bit: `(place, a, b)` for each place; `...` stands for what isn't there"
+    if type(a) is type(b) and isinstance(a, (dict, list, tuple)):
+        x,y = _items(a),_items(b)
+        for k in x|y:
+            at = f'{where}.{k}'.strip('.') if isinstance(a, dict) else f'{where}[{k}]'
+            yield from places(x.get(k, ...), y.get(k, ...), at)
+    elif not _same(a, b): yield where,a,b
 
 def differences(
     old:dict, # What `describe` returned once
@@ -347,7 +360,8 @@ def differences(
 )->list:
     """The places where two descriptions differ, as lines of text. What the run keeps from its checkpoint anyway is no
     difference, but warned of."""
-    found = {k: _differ(old[k], new[k], k) for k in old if k in new}
+    found = {k: [f"{at} is {'new' if a is ... else 'missing now'}" if ... in (a, b) else f'{at} was {a}, is {b} now'
+                 for at,a,b in places(old[k], new[k], k) if a is not None and b is not None] for k in old if k in new}
     for k,what in _kept.items():
         if d := found.pop(k, ()): warnings.warn(f"{'; '.join(d)}: {what}")
     return sum(found.values(), [])
