@@ -39,14 +39,13 @@ class StopSignals:
 
     def _on_signal(self, sig, frame):
         if os.getpid()!=self.pid: # a child that was forked inside the block has our handler, but isn't us
-            if sig!=signal.SIGINT: signal.signal(sig, signal.SIG_DFL); os.kill(os.getpid(), sig)
-            return
+            return sig==signal.SIGINT or os._exit(128+sig)
         again,self.stop = self.stop,self.stop or sig
         if self.waiting or again and (not self.saving or sig==signal.SIGINT): self.leave()
-        if again or sig==signal.SIGINT: return
-        self.timer = threading.Timer(self.grace, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM))
-        self.timer.daemon = True
-        self.timer.start()
+        if not again and sig!=signal.SIGINT:
+            self.timer = threading.Timer(self.grace, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM))
+            self.timer.daemon = True
+            self.timer.start()
 
     def leave(self):
         "Raise what a signal asked for, if one came: `KeyboardInterrupt`, or `SystemExit` with 128 + its number"
@@ -100,6 +99,7 @@ class CheckpointS(Subscriber):
         self.active,self.at = True,(0, 'train', 0) # `at`: epoch, kind of pass, batch
         self.outer,self.run,self.time,self.start = sys.exc_info()[1],describe(learn),monotonic(),perf_counter()
         self.state,self.best,self.rng_pass,self.steps,self.elapsed,self.ran = None,None,None,0,0.,False
+        self.folder.mmap = any(not p.is_cpu for p in learn.model.parameters()) # or else the optimizer has it in memory
         self.folder.open(fresh=not self.resume and not self.fits, best=self.monitor is not None)
         if self.resume or self.fits: self._find(learn)
         learn.epochs = range(self.at[0], learn.n_epochs)
@@ -154,8 +154,9 @@ class CheckpointS(Subscriber):
         s,train = self.state,learn.training
         if learn.epoch < self.at[0] or train and s and self.at[1]=='eval': raise CancelEpochException
         if s:
-            self._put_back(learn, s, but=('rng',) if train and self.at[2] else ()) # a pass has it from its beginning
-            if not train or not self.at[2]: self.state = None # nothing left to do
+            within = train and self.at[2] # then the rest is to do at the first batch, and all once more: somebody may
+            self._put_back(learn, s, but=('rng',) if within else ()) # change it. A pass has `rng` from its beginning.
+            self.state = {k: s.get(k, 0) for k in ('rng_pass', 'seconds', 'skip')} if within else None
         elif train and self.ran: self._between(learn, epoch=learn.epoch)
         elif train and self.fits: # that is how the fit before this one ended, too
             self.folder.stay[f'checkpoint-{self.folder.n+1:06}.pt'] = self.fits
@@ -170,17 +171,18 @@ class CheckpointS(Subscriber):
     def _train_batches(self, learn, dl):
         "The batches of a training pass, from the one that comes next; saves between them"
         s,self.state = self.state,None
-        self.rng_pass,first = (revived(s['rng_pass']), s['at'][2]) if s else (run_rng(learn), 0)
+        self.rng_pass,first = (revived(s['rng_pass']), self.at[2]) if s else (run_rng(learn), 0)
         place = data_state(learn)
-        skip = 0 if not s else s.get('skip', 0) if {'dls','train'} & set(place) else first
+        skip = 0 if not s else s['skip'] if {'dls','train'} & set(place) else first
         if skip: set_run_rng(learn, self.rng_pass) # from the beginning of the pass
         with batches_of(dl) as it:
             there = sum(1 for _ in zip(range(skip), it))
             if there < skip: raise ValueError(f"dls.train has {there} batches now, and the run was saved after {skip}")
             if s:
-                self._put_back(learn, s, but=('data',))
+                getattr(learn.opt, 'state', {}).clear() # in its memory comes what is read now
+                self._put_back(learn, self.folder.read(self.file), but=('data',))
                 self.elapsed,learn.batch,learn.batch_idx = s['seconds'],(),first-1
-            self.start,s = perf_counter(),None # its memory is free again
+            self.start = perf_counter()
             try:
                 for i,batch in enumerate(self.signals.batches(it, getattr(dl, 'num_workers', 0)), first+1):
                     yield batch

@@ -220,6 +220,7 @@ class CheckpointFolder:
     """Checkpoints `checkpoint-000001.pt` and so on, and `best.pt`, in a folder that one run at a time writes to. Other
     files in it stay. Raises `TypeError` or `ValueError` on a bad `dir` or `keep`."""
     name,first = (re.compile(f'{o}([0-9]{{6,}})[.]pt').fullmatch for o in ('checkpoint-', '')) # now, and at first
+    mmap = False # stay a checkpoint's tensors in the file until they are read?
     half = re.compile('[.](checkpoint-[0-9]+|best)([.]pt.*)?[.]tmp').fullmatch # what a killed process was writing
     def __init__(self,
         dir:str|Path, # The folder
@@ -266,8 +267,8 @@ class CheckpointFolder:
     def read(self,
         path:Path # The file
     )->dict:
-        "The state in a checkpoint; its tensors stay in the file until they are read. Raises `BadCheckpoint`."
-        state = read_file(path, mmap=True)
+        "The state in a checkpoint. Raises `BadCheckpoint`."
+        state = read_file(path, mmap=self.mmap)
         bad = [k for k,kind in PARTS.items() if not isinstance(state, dict) or not isinstance(state.get(k, ...), kind)]
         if bad: raise BadCheckpoint(f"its part {', '.join(bad)} is missing, or of another kind")
         return state

@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 import numpy as np, torch
 from torch.utils.data import DataLoader,Dataset
-from ..core import RunningMean,map_tensors,n_batches,rng_state,set_rng_state
+from ..core import RunningMean,map_tensors,n_batches,rng_state,set_rng_state,to_device
 from ..data.items import rows_of
 from ..data.order import seeded
 from ..events import Publisher,Subscriber
@@ -51,12 +51,12 @@ def set_attributes(
 ):
     "Put `state` back into the attributes of `o`, in place where they are containers of another kind than dict or list"
     now = _items(o)
-    for k,v in state.items():
-        if isinstance(v, dict) and '__attributes__' in v: set_attributes(now[k], v['__attributes__'], device); continue
-        v = map_tensors(lambda t: t.to(device).clone(), revived(v))
-        if hasattr(now.get(k), 'clear') and type(now[k]) is not type(v): # such as a deque
-            now[k].clear()
-            getattr(now[k], 'update', getattr(now[k], 'extend', None))(v)
+    for k,v in map_tensors(lambda t: t.to(device), revived(state)).items():
+        old = now.get(k)
+        if isinstance(v, dict) and '__attributes__' in v: set_attributes(old, v['__attributes__'], device)
+        elif hasattr(old, 'clear') and type(old) is not type(v): # such as a deque
+            old.clear()
+            getattr(old, 'update', getattr(old, 'extend', None))(v)
         else: now[k] = v
 
 # %% ../../nbs/41_state.ipynb #d258e4c5
@@ -166,28 +166,24 @@ def run_state(
 @torch.no_grad()
 def set_run_state(
     learn, # A learner like the one that was saved
-    state:dict, # What `run_state` returned
+    state:dict, # What `run_state` returned; it is used up, since the optimizer keeps the tensors that it is given
     but=() # Parts to leave out
 ):
     "Put back what `run_state` collected"
-    parts = {k: v if k=='data' else revived(v) for k,v in state.items() if k not in but}
+    parts = {k: revived(v) for k,v in state.items() if k not in but}
     device = next(iter(learn.model.parameters())).device
-    def put(part, to, f):
-        "Call `f` with each thing of `to`, and what `part` holds for it"
-        for k,o in to.items():
-            if k in parts.get(part, ()): f(o, parts[part][k])
+    load = lambda o, x: o.load_state_dict(x)
+    held = dict(buffers=(_named(learn, 'buffers'), torch.Tensor.copy_), data=(_loaders(learn), load),
+                subs=(named_subs(learn), load), others=(others_with_state(learn), load),
+                means=(_means(learn, parts.get('means', ())), lambda m, x: set_attributes(m, x, device)))
     if 'model' in parts: load_weights(learn.model, parts['model'])
-    put('buffers', _named(learn, 'buffers'), torch.Tensor.copy_)
+    for part,(things,put) in held.items():
+        for k in [k for k in things if k in parts.get(part, ())]: put(things[k], parts[part][k])
     for k,p in _named(learn, 'parameters').items():
         if 'frozen' in parts: p.requires_grad_(k not in parts['frozen'])
-        g = parts.get('grads', {k: p.grad}).get(k)
-        p.grad = g if g is p.grad else g.to(p.device).clone()
-    if 'opt' in parts: learn.opt.load_state_dict(map_tensors(torch.clone, parts['opt'])) # it keeps what it is given
-    put('subs', named_subs(learn), lambda s, x: s.load_state_dict(map_tensors(torch.clone, x)))
-    put('others', others_with_state(learn), lambda o, x: o.load_state_dict(map_tensors(torch.clone, x)))
-    put('means', _means(learn, parts.get('means', ())), lambda m, x: set_attributes(m, x, device))
-    put('data', _loaders(learn), lambda dl, x: dl.load_state_dict(x))
-    if 'history' in parts: learn.history[:] = [dict(r) for r in parts['history']]
+        if 'grads' in parts: p.grad = to_device(parts['grads'].get(k), p.device)
+    if 'opt' in parts: learn.opt.load_state_dict(parts['opt'])
+    if 'history' in parts: learn.history[:] = parts['history']
     if 'rng' in parts: set_run_rng(learn, parts['rng'])
 
 # %% ../../nbs/41_state.ipynb #e39ddee7
@@ -313,22 +309,22 @@ def describe(
     each with its settings"""
     opt,rng,dls = learn.opt,run_rng(learn),_dls(learn)
     groups = [{k: repr(v) for k,v in g.items() if k!='params'} for g in opt.param_groups]
-    data = {split: dict(batches=n_batches(dl), batch_size=getattr(dl, 'batch_size', None),
-                        rows=n_batches(rows_of(dl)[0])) for split,dl in dls.items()}
     rows = {split: _rows(dl) for split,dl in dls.items()}
     set_run_rng(learn, rng)
-    sizes,modules = [len(g['params']) for g in opt.param_groups],getattr(learn.model, 'named_modules', dict().items)
-    subs,touching = _subs(learn)
-    metrics = {k: type(m).__name__ for s in learn.subs if isinstance(s, MetricsS) for k,m in s.metrics.items()}
-    layers = {clean_name(k) or 'model': _object(m, 8, False) for k,m in modules() if not hasattr(m, '_orig_mod')}
-    shapes = {k: f'{tuple(v.shape)} {v.dtype}' for k,v in weights(learn.model).items() if isinstance(v, torch.Tensor)}
-    return dict(model=shapes, data=data,
-                optimizer=dict(name=type(opt).__name__, sizes=sizes, groups=groups if not opt.state else None),
-                subscribers=subs, touching=touching, loss=as_text(learn.loss_fn), rows=rows,
-                validation=getattr(learn, 'validates', None), layers=layers, metrics=metrics,
-                seeds={k: getattr(dl, 'seed', None) for k,dl in dls.items()},
-                frozen=as_text([k for k,p in _named(learn, 'parameters').items() if not p.requires_grad]),
-                versions=dict(torch=str(torch.__version__), nntrain=import_module('nntrain').__version__))
+    (subs,touching),modules = _subs(learn),getattr(learn.model, 'named_modules', dict().items)
+    return dict(
+        model={k: f'{tuple(v.shape)} {v.dtype}' for k,v in weights(learn.model).items() if isinstance(v, torch.Tensor)},
+        data={split: dict(batches=n_batches(dl), batch_size=getattr(dl, 'batch_size', None),
+                          rows=n_batches(rows_of(dl)[0])) for split,dl in dls.items()},
+        optimizer=dict(name=type(opt).__name__, sizes=[len(g['params']) for g in opt.param_groups],
+                       groups=groups if not opt.state else None),
+        subscribers=subs, touching=touching, loss=as_text(learn.loss_fn), rows=rows,
+        validation=getattr(learn, 'validates', None),
+        layers={clean_name(k) or 'model': _object(m, 8, False) for k,m in modules() if not hasattr(m, '_orig_mod')},
+        metrics={k: type(m).__name__ for s in learn.subs if isinstance(s, MetricsS) for k,m in s.metrics.items()},
+        seeds={k: getattr(dl, 'seed', None) for k,dl in dls.items()},
+        frozen=as_text([k for k,p in _named(learn, 'parameters').items() if not p.requires_grad]),
+        versions=dict(torch=str(torch.__version__), nntrain=import_module('nntrain').__version__))
 
 def bits(
     t # A tensor
@@ -361,7 +357,8 @@ def differences(
     """The places where two descriptions differ, as lines of text. What the run keeps from its checkpoint anyway is no
     difference, but warned of."""
     found = {k: [f"{at} is {'new' if a is ... else 'missing now'}" if ... in (a, b) else f'{at} was {a}, is {b} now'
-                 for at,a,b in places(old[k], new[k], k) if a is not None and b is not None] for k in old if k in new}
+                 for at,a,b in places(old[k], new[k], k) if a is not None and b is not None]
+             for k in old if k in new and not (isinstance(old[k], list) and isinstance(new[k], dict))} # an early form
     for k,what in _kept.items():
         if d := found.pop(k, ()): warnings.warn(f"{'; '.join(d)}: {what}")
     return sum(found.values(), [])
