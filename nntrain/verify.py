@@ -59,10 +59,10 @@ class StopAfterS(Subscriber):
             if self.fetch and self.n==self.stop: raise CancelFitException
             yield b
             self.n += 1
-            if self.fetch or self.stop not in (self.n, (learn.epoch, learn.batch_idx)): continue
-            self.state,self.stop = map_tensors(torch.clone, run_state(learn)),(learn.epoch, learn.batch_idx)
-            for r in self.state['history']: r.pop('seconds', None)
-            raise CancelFitException
+            if not self.fetch and self.stop in (self.n, (learn.epoch, learn.batch_idx)):
+                self.state,self.stop = map_tensors(torch.clone, run_state(learn)),(learn.epoch, learn.batch_idx)
+                for r in self.state['history']: r.pop('seconds', None)
+                raise CancelFitException
 
 @dataclass
 class ResumeReport:
@@ -105,11 +105,9 @@ def _cause(straight, resumed, again, learn):
     if b := batch(straight, resumed):
         return (f"{b} is another one after the resume, so data set, transform or loader remember something. Let the "
                 "loader have state_dict and load_state_dict")
-    known = [*named_subs(learn).values(), *(s for s in learn.subs if isinstance(s, (MetricsS, DeviceS)))]
-    for s in learn.subs:
-        now,then = attributes(s),straight.before[id(s)]
-        changed = [k for k in now if first_difference(now[k], then.get(k))]
-        if changed and not any(s is o for o in known):
+    known = [id(s) for s in named_subs(learn).values()]
+    for s in [s for s in learn.subs if id(s) not in known and not isinstance(s, (MetricsS, DeviceS))]:
+        if changed := {at.split('.')[0].split('[')[0]: 0 for at,*_ in places(straight.before[id(s)], attributes(s))}:
             return (f"subscriber {type(s).__name__}: {', '.join(changed)} change during a fit, and it has no "
                     "state_dict and load_state_dict")
     return ("something that is neither in parameters and buffers of the model nor in a state_dict: an attribute of a "

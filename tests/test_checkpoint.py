@@ -1,5 +1,5 @@
 "A fit leaves no trace, however it ends: subscribers, modes, gradients, hooks, handlers, bars, workers. What needs no processes is in nbs/42_checkpoint.ipynb."
-import multiprocessing, os, signal, time, warnings
+import multiprocessing, os, resource, signal, time, warnings
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
@@ -365,3 +365,27 @@ def test_a_save_that_ends_half_way_leaves_the_one_before(tmp_path, monkeypatch, 
     assert [f.name for f in tmp_path.iterdir()]==['checkpoint-000001.pt']
     whole,again = quiet([], 3),quiet([CheckpointS(tmp_path)], 3)
     assert rows(again)==rows(whole) and torch.equal(weights(again), weights(whole))
+
+def peak_memory(d, subs, epochs=2):
+    "MB that a fit of a 34 MB model with Adam needs at most, in a process of its own"
+    def fit():
+        x = torch.ones(2, 2912)
+        learn = Learner(nn.Linear(2912, 2912, bias=False), SimpleNamespace(train=[(x, x)]*3, valid=None), F.mse_loss, torch.optim.Adam, 1e-3, subs)
+        learn.quiet,before = True,resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try: learn.fit(epochs, valid=False)
+        except InterruptedError: pass
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)/1024
+    if not (pid := os.fork()):
+        try: (d/'peak').write_text(str(fit()))
+        finally: os._exit(0)
+    os.waitpid(pid, 0)
+    text = (d/'peak').read_text()
+    (d/'peak').unlink() # or an error in the next process would go unseen
+    return float(text)
+
+def test_a_resume_takes_no_more_memory_than_training(tmp_path):
+    "In the middle of a pass: two copies of the state at once would be more"
+    ckpt = CheckpointS(tmp_path/'run', every=1, keep=1)
+    alone,_,resumed = peak_memory(tmp_path, []),peak_memory(tmp_path, [ckpt, StopS('after_batch', 1, 1)]),peak_memory(tmp_path, [ckpt])
+    assert 100 < alone and resumed <= 1.1*alone, (alone, resumed)
+    assert read_file(max((tmp_path/'run').glob('*.pt')))['steps']==6
