@@ -7,14 +7,15 @@ __all__ = ['StopSignals', 'CheckpointS']
 
 # %% ../nbs/42_checkpoint.ipynb #efae684b
 import math,os,signal,sys,threading,warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from time import monotonic,perf_counter
 from . import checks
 from .events import CANCELS,CancelEpochException,Subscriber,batches_of
 from .finite import nan_stop
-from .saving.state import (WrappedLoader,data_state,describe,differences,run_rng,run_state,set_run_rng,
-                                  set_run_state)
+from .saving.state import (WrappedLoader,data_state,describe,differences,on_cpu,run_rng,run_state,
+                                  set_run_rng,set_run_state)
 from .saving.files import BadCheckpoint,CheckpointFolder,clean_name,revived,storable
 from .subscribers import searching
 
@@ -72,7 +73,7 @@ class CheckpointS(Subscriber):
     `dir`, bit for bit. Raises `ValueError` or `TypeError` on bad arguments. The fit raises `ValueError` if the
     checkpoints are of another run or the history lacks `monitor`, `BadCheckpoint` if none is good, `OSError` if `dir`
     can't be written, is in use by another run, or has a foreign `best.pt`."""
-    order,aside,active,before_valid = -1000,False,False,None
+    order,aside,active,before_valid,writing = -1000,False,False,None,None
     def __init__(self,
         dir:str|Path, # Folder of the checkpoints; made if it isn't there. Files of yours in it are left alone.
         every:str|int|float='epoch', # When to save: `'epoch'`, or after training batches (`100`) or seconds (`60.`)
@@ -81,7 +82,8 @@ class CheckpointS(Subscriber):
         mode:str=None, # Is the lowest value the best (`'min'`) or the highest (`'max'`)? `None` goes by the name
         *, resume:bool=True, # Continue what is in `dir`? If not, its checkpoints are moved to a folder `old-1` in it
         grace:float=4., # Seconds that SIGTERM and SIGHUP wait for a batch to end, so that the run can be saved
-        changed:str='error' # What a changed script is: an `'error'`, or `'allow'` to go on with a warning
+        changed:str='error', # What a changed script is: an `'error'`, or `'allow'` to go on with a warning
+        background:bool=False # Write in a thread, while the training goes on? Takes memory for a copy of the state.
     ):
         if every!='epoch' and (isinstance(every, bool) or not isinstance(every, (int, float)) or not every > 0):
             raise ValueError("every must be 'epoch', a whole number of training batches (100) or a number of seconds "
@@ -90,7 +92,7 @@ class CheckpointS(Subscriber):
         self.folder,self.signals,self.fits = CheckpointFolder(dir, keep),StopSignals(grace),0
         self.dir,self.every,self.monitor,self.resume = self.folder.dir,every,monitor,resume
         self.sign = dict(min=-1, max=1)[checks.better(monitor or 'loss', mode)]
-        self.changed = checks.choice('changed', changed, ('error', 'allow'))
+        self.changed,self.background = checks.choice('changed', changed, ('error', 'allow')),background
 
     def before_fit(self, learn):
         if not learn.trains or searching(learn): return
@@ -101,6 +103,7 @@ class CheckpointS(Subscriber):
         self.state,self.best,self.rng_pass,self.steps,self.elapsed,self.ran = None,None,None,0,0.,False
         self.folder.mmap = any(not p.is_cpu for p in learn.model.parameters()) # or else the optimizer has it in memory
         self.folder.open(fresh=not self.resume and not self.fits, best=self.monitor is not None)
+        if self.background: self.pool = self.folder.lock.enter_context(ThreadPoolExecutor(1)) # ends before the lock
         if self.resume or self.fits: self._find(learn)
         learn.epochs = range(self.at[0], learn.n_epochs)
         self.signals.__enter__()
@@ -213,11 +216,20 @@ class CheckpointS(Subscriber):
         elif self.active and self.ran: self._between(learn, epoch=learn.epoch+1, last=True)
 
     def cleanup_fit(self, learn):
-        self.signals.__exit__()
-        self.folder.lock.close()
-        done = self.active and sys.exc_info()[1] is self.outer # completed, or ended by a subscriber; not by an error
-        self.state,self.outer,self.before_valid,self.active,self.fits = None,None,None,False,self.fits+done
+        self.signals.saving = True
+        try: self._wait()
+        finally:
+            self.folder.lock.close()
+            self.signals.__exit__()
+            done = self.active and sys.exc_info()[1] is self.outer # completed, or ended by a subscriber; not by an error
+            self.state,self.outer,self.before_valid,self.active,self.fits = None,None,None,False,self.fits+done
+            self.pool = None
         if done: self.signals.leave() # it came too late for anybody else
+
+    def _wait(self):
+        "Wait for the file that is being written. Raises what went wrong with it."
+        writing,self.writing = self.writing,None
+        if writing: writing.result()
 
     def _better(self, learn):
         "At the end of an epoch: is its monitored value the best so far?"
@@ -247,12 +259,16 @@ class CheckpointS(Subscriber):
         best=False, # Write `best.pt` too?
         **parts # Parts of the state that take the place of what the learner says now
     ):
-        "Write a checkpoint. Raises `FloatingPointError` if a weight isn't finite, `OSError` if the disk is full."
+        """Write a checkpoint, or begin to. Raises `FloatingPointError` if a weight isn't finite, `OSError` if the disk
+        is full, or was for the one before."""
         guard = nan_stop(learn)
         if guard and not guard.weights_ok(learn, "so it wasn't saved"): return
         self.signals.saving,self.signals.waiting = True,False
+        self._wait()
         state = self._state(learn)|parts
         used = {clean_name(k): storable(t) for s in learn.subs if best and self.monitor.startswith('valid')
                 for k,t in getattr(s, 'validated', {}).items()}
-        self.folder.write(state, best, **(dict(validated=used) if used else {}))
+        if self.background: state,used = on_cpu((state, used))
+        write = partial(self.folder.write, state, best, **(dict(validated=used) if used else {}))
+        self.writing = self.pool.submit(write) if self.background else write()
         self.signals.saving,self.time = False,monotonic()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['attributes', 'set_attributes', 'named_subs', 'others_with_state', 'data_state', 'run_rng', 'set_run_rng', 'run_state',
-           'set_run_state', 'WrappedLoader', 'as_text', 'describe', 'bits', 'places', 'differences']
+           'on_cpu', 'set_run_state', 'WrappedLoader', 'as_text', 'describe', 'bits', 'places', 'differences']
 
 # %% ../../nbs/41_state.ipynb #73b46bea
 import copy,functools,hashlib,inspect,pathlib,warnings
@@ -161,6 +161,15 @@ def run_state(
                  means={k: attributes(m) for k,m in _means(learn).items()},
                  data=data_state(learn), rng=run_rng(learn), history=learn.history)
     return {k: storable(v, k) for k,v in state.items()}
+
+# %% ../../nbs/41_state.ipynb #befd5397
+def on_cpu(
+    state # Nested dicts, lists and tuples of tensors and plain values
+):
+    "A copy in the CPU's memory; tensors of the CPU that share memory do so in the copy"
+    tensors = []
+    map_tensors(tensors.append, state)
+    return copy.deepcopy(state, {id(t): t.cpu() for t in tensors if not t.is_cpu}) # what is in it already, isn't copied
 
 # %% ../../nbs/41_state.ipynb #ca996d21
 @torch.no_grad()
