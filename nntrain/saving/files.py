@@ -7,7 +7,7 @@ __all__ = ['MARK', 'PARTS', 'replacing', 'copy_file', 'locked', 'write_file', 'B
            'is_checkpoint', 'CheckpointFolder', 'clean_name', 'weights', 'load_weights', 'read_state', 'save', 'load']
 
 # %% ../../nbs/40_files.ipynb #0f1a26a9
-import errno,hashlib,io,os,re,secrets,shutil,socket,sys,time,warnings,weakref,zipfile,zlib
+import errno,hashlib,os,re,secrets,shutil,socket,struct,sys,time,warnings,weakref,zipfile,zlib
 from collections import deque
 from contextlib import ExitStack,contextmanager,suppress
 from functools import partial
@@ -88,15 +88,22 @@ def locked(
             with suppress(OSError), f: path.unlink()
 
 # %% ../../nbs/40_files.ipynb #058b3437
-MARK = b'nntrain4' # the comment of the archive: this (two bits from earlier ones), and 4 bytes of CRC-32
-_end = (len(MARK)+4).to_bytes(2, 'little')+MARK # of a file, before the CRC-32: the length of the comment, and the mark
+MARK = b'\x0c\0nntrain2' # the length of the comment, and how it begins; 4 bytes of CRC-32 follow
 
-class _Summed(io.BufferedWriter):
-    "A file that adds up the CRC-32 of what is written to it"
-    crc = 0
-    def write(self, b):
-        self.crc = zlib.crc32(b, self.crc)
-        return super().write(b)
+def _crc(f, start, size, crc=0):
+    "Go on from `crc` with `size` bytes of file `f`, from `start` on"
+    f.seek(start)
+    while piece := f.read(min(size, 2**20)): crc,size = zlib.crc32(piece, crc),size-len(piece)
+    return crc
+
+def _rest(f, size):
+    "The CRC-32 of the first `size` bytes of an archive but for the contents of records that have their own, as bytes"
+    crc,at = 0,0
+    for r in (r for r in zipfile.ZipFile(f).infolist() if r.CRC): # torch can be told to leave them out
+        f.seek(r.header_offset+26)
+        start = r.header_offset+30+sum(struct.unpack('<2H', f.read(4))) # behind the header, a name, and padding
+        crc,at = _crc(f, at, start-at, crc),start+r.file_size
+    return _crc(f, at, size-at, crc).to_bytes(4, 'little')
 
 def write_file(
     state, # Tensors and plain values in dicts, lists and tuples
@@ -105,21 +112,16 @@ def write_file(
     """Write `state` to `path` safely: whole or not at all.
     Raises `OSError` that names the path; then there is no temporary file, and an old file is intact."""
     outer = sys.exc_info()[1]
-    with replacing(path) as tmp, _Summed(io.FileIO(tmp, 'w')) as f:
+    with replacing(path) as tmp, open(tmp, 'w+b') as f:
         try: torch.save(state, f)
         except RuntimeError as e: # which may be torch's about one that stopped it
             raise (e if e.__context__ in (None, outer) else e.__context__) from None
-        f.seek(-2, os.SEEK_END)
-        f.write(_end+f.crc.to_bytes(4, 'little'))
+        f.seek(-2, os.SEEK_END) # an archive ends with the length of its comment
+        f.write(MARK)
+        f.write(_rest(f, f.tell()))
 
 # %% ../../nbs/40_files.ipynb #4264673f
 class BadCheckpoint(Exception): "A file that isn't a whole, harmless checkpoint; says why"
-
-def _crc(f, size):
-    "The CRC-32 of the first `size` bytes of a file, read a piece at a time"
-    crc = f.seek(0)
-    while piece := f.read(min(size, 2**20)): crc,size = zlib.crc32(piece, crc),size-len(piece)
-    return crc
 
 def _fault(f, foreign):
     """Why a file isn't as we wrote it, or `None`. With `foreign` one of another program may pass, as far as its
@@ -128,8 +130,7 @@ def _fault(f, foreign):
     f.seek(max(size-48, 0))
     tail = f.read()
     f.seek(0)
-    zipped,ours,first = f.read(2)==b'PK',tail[-14:-4]==_end,tail[:8]==b'nntrain1' # `first`: with a SHA-256 behind it
-    foreign |= tail[-12:-4]==b'nntrain2' # whose mark is the sum of less; its records have their own
+    zipped,ours,first = f.read(2)==b'PK',tail[-14:-4]==MARK,tail[:8]==b'nntrain1' # `first`: with a SHA-256 behind it
     if not (ours or first or foreign and size):
         cut = b'nntrain' in tail or not zipfile.is_zipfile(f)
         return ("it is empty" if not size else "it isn't an nntrain checkpoint" if not zipped else
@@ -137,9 +138,9 @@ def _fault(f, foreign):
     if not (zipped or ours or first): return # torch wrote it before it had archives
     with zipfile.ZipFile(f) as z:
         if any(r.compress_type for r in z.filelist): return "it is compressed, and may be huge"
-        z.filelist = [r for r in z.filelist if r.CRC] # torch can be told to leave them out
-        good = ours or first or not z.testzip()
-    if ours: good = zlib.crc32(bytes(2), _crc(f, size-14)).to_bytes(4, 'little')==tail[-4:]
+        z.filelist = [r for r in z.filelist if r.CRC and not first]
+        good = not z.testzip()
+    if ours: good &= _rest(f, size-4)==tail[-4:]
     if first:
         f.seek(0)
         good = tail[8:]==(size-48).to_bytes(8, 'little')+hashlib.sha256(f.read(size-48)).digest()
@@ -211,16 +212,15 @@ def is_checkpoint(
     path:str|Path # A file
 )->bool|None:
     "Does `path` hold a whole run? `None` if torch can't open it. Tensors aren't read."
-    try: state = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
-    except Exception: return None
-    return isinstance(state, dict) and set(state) >= set(PARTS)
+    with suppress(Exception):
+        state = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
+        return isinstance(state, dict) and set(state) >= set(PARTS)
 
 # %% ../../nbs/40_files.ipynb #71043497
 class CheckpointFolder:
     """Checkpoints `checkpoint-000001.pt` and so on, and `best.pt`, in a folder that one run at a time writes to. Other
     files in it stay. Raises `TypeError` or `ValueError` on a bad `dir` or `keep`."""
     name,first = (re.compile(f'{o}([0-9]{{6,}})[.]pt').fullmatch for o in ('checkpoint-', '')) # now, and at first
-    mmap = False # stay a checkpoint's tensors in the file until they are read?
     half = re.compile('[.](checkpoint-[0-9]+|best)([.]pt.*)?[.]tmp').fullmatch # what a killed process was writing
     def __init__(self,
         dir:str|Path, # The folder
@@ -263,28 +263,6 @@ class CheckpointFolder:
         if self.best.exists() and not is_checkpoint(self.best):
             raise FileExistsError(17, "dir: the best.pt there isn't a checkpoint, or it is damaged, so it stays. Move "
                                       "it, or give CheckpointS another folder", str(self.best))
-
-    def read(self,
-        path:Path # The file
-    )->dict:
-        "The state in a checkpoint. Raises `BadCheckpoint`."
-        state = read_file(path, mmap=self.mmap)
-        bad = [k for k,kind in PARTS.items() if not isinstance(state, dict) or not isinstance(state.get(k, ...), kind)]
-        if bad: raise BadCheckpoint(f"its part {', '.join(bad)} is missing, or of another kind")
-        return state
-
-    def newest(self)->tuple:
-        """The newest good checkpoint as `(path, state)`, or `(None, None)` if there is none.
-        Warns of bad ones; raises `BadCheckpoint` if there are only bad ones."""
-        others = [*self.files(self.first), *self.dir.glob('best.pt')]
-        files = self.files()+[f for f in others if is_checkpoint(f) is not False]
-        for f in files:
-            try: return f,self.read(f)
-            except BadCheckpoint as e: warnings.warn(f"checkpoint {f} is left out: {(why := e)}")
-        if not files: return None,None
-        raise BadCheckpoint(f"none of the {len(files)} files in {self.dir} is a good checkpoint (last reason: {why}). "
-                            "Bring a good one back, take another folder, or start again with CheckpointS(..., "
-                            "resume=False), which moves checkpoints aside")
 
     def write(self,
         state:dict, # Tensors and plain values
