@@ -74,9 +74,9 @@ class ResumeReport:
     cause:str=None # What probably makes it differ
     def __bool__(self): return self.same
     def __repr__(self):
-        where = f'after batch {self.stopped} of {self.steps} and resumed'
-        if self.same: return f'The same to the last bit: stopped {where}'
-        return f'Stopped {where}, it is another run. First difference: {self.differs}. Probable cause: {self.cause}'
+        where = f'stopped after batch {self.stopped} of {self.steps} and resumed'
+        return (f'The same to the last bit: {where}' if self.same else f'Another run: {where}. First difference: '
+                f'{self.differs}. Probable cause: {self.cause}')
 
 # %% ../nbs/43_verify.ipynb #1c66be37
 def _copied(learn):
@@ -143,8 +143,8 @@ def verify_resume(
         other = rng_state()
         def run(stop, *subs, fetch=False, rng=start):
             new,stopper = make() if make else _copied(learn),StopAfterS(stop, fetch)
-            quiet = [s for s in new.subs if getattr(s, 'aside', True) and not isinstance(s, (ProgressS, LRFindS))]
-            new.quiet,new.subs = True,[*quiet, *[_ShortS(n)][:short]]
+            new.quiet,new.subs = True,[s for s in [*new.subs, *[_ShortS(n)][:short]]
+                                       if getattr(s, 'aside', True) and not isinstance(s, (ProgressS, LRFindS))]
             set_rng_state(rng)
             for p in new.model.parameters() if rng is other else (): p.data.add_(1) # as a new process would have others
             _fit(new, make is None, epochs, subs=[stopper, *subs])

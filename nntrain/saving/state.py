@@ -113,9 +113,9 @@ def data_state(
 
 def _drawing(dl):
     "What may draw random numbers for a loader: its data set; and if it isn't ours, which seeds itself, all the rest"
-    ds,batches = rows_of(dl)[0],getattr(dl, 'batch_sampler', None)
-    if hasattr(dl, 'plan'): return [ds]
-    return [dl, getattr(dl, 'sampler', None), batches, getattr(batches, 'sampler', None), ds]
+    batches = getattr(dl, 'batch_sampler', None)
+    rest = () if hasattr(dl, 'plan') else (dl, getattr(dl, 'sampler', None), batches, getattr(batches, 'sampler', None))
+    return *rest,rows_of(dl)[0]
 
 def _generators(learn):
     "Name → generator of torch that a loader, its sampler or its data set has for itself"
@@ -130,8 +130,8 @@ def run_rng(
     learn # A learner
 )->dict:
     "The state of every random generator: those of `rng_state`, and those of loaders, samplers and data sets"
-    alive = [dl._iterator is not None for dl in _persistent(learn)]
-    return rng_state() | dict(own={k: g.get_state() for k,g in _generators(learn).items()}, alive=alive)
+    return rng_state() | dict(own={k: g.get_state() for k,g in _generators(learn).items()},
+                              alive=[dl._iterator is not None for dl in _persistent(learn)])
 
 def set_run_rng(
     learn, # A learner
