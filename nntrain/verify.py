@@ -40,7 +40,7 @@ class _ShortS(Subscriber):
     order = CheckpointS.order-1
     def __init__(self, most): self.most = most
     def before_epoch(self, learn): # a loader that goes on in the middle of a pass says where
-        learn.dl = WrappedLoader(learn.dl, lambda dl: islice(dl, self.most-getattr(dl, 'batch', 0)))
+        learn.dl = WrappedLoader(learn.dl, lambda dl: islice(dl, self.most-getattr(dl, 'batch', 0)), self.most)
 
 class StopAfterS(Subscriber):
     "Ends a fit after a training batch, and keeps its state and a checksum of every batch"

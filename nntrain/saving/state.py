@@ -197,13 +197,14 @@ def set_run_state(
 
 # %% ../../nbs/41_state.ipynb #e39ddee7
 class WrappedLoader:
-    "Stands in the place of a loader, and is as long; each iteration is a call of `f`"
+    "Stands in the place of a loader; each iteration is a call of `f`"
     def __init__(self,
         dl, # The loader
-        f # Called with `dl` for each iteration; returns an iterator
-    ): self.dl,self.f = dl,f
+        f, # Called with `dl` for each iteration; returns an iterator
+        most:int=None # The length, unless `dl` is shorter; `None` is that of `dl`
+    ): self.dl,self.f,self.most = dl,f,most
     def __iter__(self): return self.f(self.dl)
-    def __len__(self): return len(self.dl)
+    def __len__(self): return min((n for n in (n_batches(self.dl), self.most) if n is not None), default=None)
 
 # %% ../../nbs/41_state.ipynb #3e0f2ad1
 _nntrain = str(pathlib.Path(inspect.getfile(weights)).parents[1])
