@@ -249,9 +249,9 @@ class CheckpointS(Subscriber):
         finally:
             self.folder.lock.close()
             self.signals.__exit__()
-            done = self.active and sys.exc_info()[1] is self.outer # completed, or ended by a subscriber; not by an error
-            self.state,self.outer,self.before_valid,self.active,self.fits = None,None,None,False,self.fits+done
-            self.pool = None
+            done = self.active and sys.exc_info()[1] is self.outer # completed, or ended by a subscriber: no error
+            self.state,self.outer,self.before_valid,self.pool = None,None,None,None
+            self.active,self.fits = False,self.fits+done
         if done: self.signals.leave() # it came too late for anybody else
 
     def _wait(self):
