@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['attributes', 'set_attributes', 'named_subs', 'others_with_state', 'data_state', 'run_rng', 'set_run_rng', 'run_state',
-           'on_cpu', 'set_run_state', 'WrappedLoader', 'as_text', 'describe', 'bits', 'places', 'differences']
+           'on_cpu', 'set_run_state', 'WrappedLoader', 'as_text', 'bits', 'places', 'describe', 'differences']
 
 # %% ../../nbs/41_state.ipynb #73b46bea
 import copy,functools,hashlib,inspect,pathlib,warnings
@@ -282,6 +282,31 @@ def as_text(
     text = next(f for kinds,f in _texts.items() if isinstance(x, kinds))(x, depth)
     return text if len(text) <= 200 else f'{text[:80]}...{_digest(text)}'
 
+# %% ../../nbs/41_state.ipynb #2d3cd668
+def bits(
+    t # A tensor
+)->torch.Tensor:
+    "Its bytes, on the CPU"
+    return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+def _same(a, b):
+    if type(a) is not type(b): return False
+    if not isinstance(a, torch.Tensor): return a==b or (a!=a and b!=b)
+    return (a.shape, a.dtype)==(b.shape, b.dtype) and torch.equal(bits(a), bits(b))
+
+def places(
+    a, # Nested dicts, lists and tuples of tensors and plain values
+    b, # What to compare with
+    where:str='' # What holds them
+):
+    "Where `a` and `b` differ, to the last bit: `(place, a, b)` for each place; `...` stands for what isn't there"
+    if type(a) is type(b) and isinstance(a, (dict, list, tuple)):
+        x,y = _items(a),_items(b)
+        for k in x|y:
+            at = f'{where}.{k}'.strip('.') if isinstance(a, dict) else f'{where}[{k}]'
+            yield from places(x.get(k, ...), y.get(k, ...), at)
+    elif not _same(a, b): yield where,a,b
+
 # %% ../../nbs/41_state.ipynb #acedcb7b
 _kept = dict(touching="it touches batch, loss or gradients, and the run may be another one",
              seeds="the order of the data goes on from the seed in the checkpoint",
@@ -335,30 +360,6 @@ def describe(
         seeds={k: getattr(dl, 'seed', None) for k,dl in dls.items()},
         frozen=as_text([k for k,p in _named(learn, 'parameters').items() if not p.requires_grad]),
         versions=dict(torch=str(torch.__version__), nntrain=import_module('nntrain').__version__))
-
-def bits(
-    t # A tensor
-)->torch.Tensor:
-    "Its bytes, on the CPU"
-    return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-
-def _same(a, b):
-    if type(a) is not type(b): return False
-    if not isinstance(a, torch.Tensor): return a==b or (a!=a and b!=b)
-    return (a.shape, a.dtype)==(b.shape, b.dtype) and torch.equal(bits(a), bits(b))
-
-def places(
-    a, # Nested dicts, lists and tuples of tensors and plain values
-    b, # What to compare with
-    where:str='' # What holds them
-):
-    "Where `a` and `b` differ, to the last bit: `(place, a, b)` for each place; `...` stands for what isn't there"
-    if type(a) is type(b) and isinstance(a, (dict, list, tuple)):
-        x,y = _items(a),_items(b)
-        for k in x|y:
-            at = f'{where}.{k}'.strip('.') if isinstance(a, dict) else f'{where}[{k}]'
-            yield from places(x.get(k, ...), y.get(k, ...), at)
-    elif not _same(a, b): yield where,a,b
 
 def differences(
     old:dict, # What `describe` returned once
