@@ -1,7 +1,7 @@
 """What a checkpoint costs: a ratio to `torch.save` + fsync of the same state, measured in turns in one run (median of pairs).
 
     OMP_NUM_THREADS=1 python bench/checkpoint.py [--folder DIR]"""
-import argparse, os, statistics, sys, tempfile, time
+import argparse, itertools, os, statistics, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -24,8 +24,11 @@ def ratio(ours, theirs, n):
     pairs = [(timed(ours), timed(theirs)) if i%2 else tuple(reversed((timed(theirs), timed(ours)))) for i in range(n)]
     return statistics.median(a/b for a,b in pairs),statistics.median(a for a,_ in pairs),statistics.median(b for _,b in pairs)
 
-def plain(state, path):
-    with open(path, 'wb') as f: torch.save(state, f); f.flush(); os.fsync(f.fileno())
+def plain(state, path, n=itertools.count()):
+    "`torch.save` and fsync to a new file, whose name then becomes `path`: over an old one it would be faster, and lose that when it is stopped"
+    new = path.with_name(f'{path.name}{next(n)}')
+    with open(new, 'wb') as f: torch.save(state, f); f.flush(); os.fsync(f.fileno())
+    os.replace(new, path)
 
 def fitted(width, d):
     "A learner after a fit, with Adam's state, and its CheckpointS"
