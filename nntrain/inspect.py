@@ -11,10 +11,11 @@ import collections,contextlib,itertools,math,time,torch,types
 from functools import partial
 from torch import nn
 from .checks import refuse,whole
-from .core import n_batches,names_from,text_table
+from .core import names_from,text_table
 from .data.loader import first_batches
 from .events import EVENTS,CancelFitException,Subscriber
 from .predict import aside
+from .saving.state import WrappedLoader
 
 # %% ../nbs/50_inspect.ipynb #44524aca
 def run_aside(
@@ -190,12 +191,6 @@ class TimerS(Subscriber):
         return ax
 
 # %% ../nbs/50_inspect.ipynb #033e94e9
-class _First:
-    "The first `n` batches of `dl`"
-    def __init__(self, dl, n): self.dl,self.n = dl,n
-    def __iter__(self): return itertools.islice(iter(self.dl), self.n)
-    def __len__(self): return self.n if n_batches(self.dl) is None else min(self.n, len(self.dl))
-
 class ShortRunS(Subscriber):
     "Cuts each pass to its first `n` batches. Raises `TypeError` or `ValueError` if `n` isn't a whole number from 1."
     order,batches = -3,None # before what counts the steps of an epoch
@@ -211,7 +206,7 @@ class ShortRunS(Subscriber):
     def before_fit(self, learn): self.batches = None
 
     def before_epoch(self, learn):
-        learn.dl = _First(learn.dl, self.n)
+        learn.dl = WrappedLoader(learn.dl, lambda dl: islice(dl, self.n), self.n)
         if self.same and learn.training: learn.dl = self.batches = self.batches or list(learn.dl)
 
 # %% ../nbs/50_inspect.ipynb #b3b9823e
