@@ -18,7 +18,7 @@ from .core import columns
 from .data.collate import InOrder,collate,collate_dict,find_masks,floats,hf_ds_collate_fn,image_columns,inplace
 from .data.loader import Loader,Rows,first_batches,uncounted
 from .data.memory import Columns,Decoded,Tensors,check_columns,decode,free_memory
-from .data.order import BatchKey,BatchPlan,mix_seed,seeded
+from .data.order import BatchKey,BatchPlan,mix_seed,seeded,split_rows
 
 # %% ../nbs/14_dataloaders.ipynb #3507aeda
 def _map_style(ds): return hasattr(ds, '__len__') and not isinstance(ds, IterableDataset)
@@ -259,10 +259,7 @@ def split(cls:DataLoaders,
     if 'train' not in dd or {'valid','validation'}&set(dd):
         raise ValueError(f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}")
     ds,n = dd['train'],len(dd['train'])
-    if not 0<valid<1 or int(n*valid+1e-9) in (0,n):
-        raise ValueError(f"valid must be a share between 0 and 1 that leaves rows in both splits, not {valid!r} of {n} "
-                         "rows: try 0.2")
-    order = np.random.default_rng(seed).permutation(n)
+    col = None
     if stratify is not None:
         if stratify not in ds.column_names:
             raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or "
@@ -272,9 +269,8 @@ def split(cls:DataLoaders,
             if o is None or isinstance(o, (list,dict)):
                 raise ValueError(f"stratify: column {stratify!r} has the value {o} in row {i}, not one class for each "
                                  "row. Give stratify=None, or a column with one value per row")
-        order = order[np.argsort(np.asarray(col)[order], kind='stable')]
-    held = np.diff((np.arange(n+1)*valid+1e-9).astype(int))>0 # evenly spaced, so each class gets its share
-    return DatasetDict(dd | dict(train=ds.select(np.sort(order[~held])), valid=ds.select(np.sort(order[held]))))
+    train,held = split_rows(n, valid, seed, col)
+    return DatasetDict(dd | dict(train=ds.select(train), valid=ds.select(held)))
 
 # %% ../nbs/14_dataloaders.ipynb #fe067f72
 Stats = namedtuple('Stats', 'mean std')
