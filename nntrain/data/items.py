@@ -45,7 +45,7 @@ def class_names(
         ds = getattr(ds, 'dataset', None) # a `Subset`
     fs = list(ds.features.values()) if getattr(ds, 'features', None) else []
     names = [f.names for f in fs[n_inp:n_inp+1]+fs if hasattr(f, 'names')]
-    return list(names[0]) if names else list(ds.classes) if hasattr(ds, 'classes') else None
+    return list(names[0]) if names else list(ds.classes) if getattr(ds, 'classes', None) else None
 
 # %% ../../nbs/15_items.ipynb #bef68952
 def _in_mode(im, mode, deep):
