@@ -112,7 +112,7 @@ def _make_loader(ds, *, batch_size, collate_fn, split, cache, cache_dir, seed, s
         why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
     base,indices = (ds.dataset, ds.indices) if type(ds) is Subset else (ds, None)
-    tensors = type(base) is TensorDataset and getattr(collate_fn, 'collate_fn', None) is collate
+    tensors = getattr(type(base), '__getitem__', None) is TensorDataset.__getitem__ and getattr(collate_fn, 'collate_fn', None) is collate
     if why and not tensors: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
     data = (Tensors(base, collate_fn, split, indices) if tensors else
             Decoded(ds, split, cache_dir=cache_dir, **getattr(collate_fn, 'keywords', {})))
@@ -215,6 +215,38 @@ class DataLoaders:
         test = dd['test'] if 'test' in dd and valid!='test' else None
         return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache,
                                  cache_dir=cache_dir, seed=seed, splits=(train,valid,'test'), test_ds=test, **kwargs)
+
+    @classmethod
+    def from_df(cls,
+        df, # A data frame of pandas
+        target:str, # The column to predict
+        batch_size:int=64, # Rows of a training batch; a validation batch has twice as many
+        **kwargs # `valid`, `cat`, `cont`, `transform`, ... of `nntrain.data.tables.from_df`; `seed`, ...
+    ):
+        """Make the loaders of a table: a matrix of features, standardised by the training rows, and the target. Raises
+        `ValueError`, naming row and column, on what can't be used; `ImportError` without pandas or scikit-learn."""
+        from nntrain.data.tables import from_df
+        return from_df(cls, df, target, batch_size, **kwargs)
+
+    @classmethod
+    def from_csv(cls,
+        path, # A CSV file whose first line has the names; for one of another form, read it with pandas, and `from_df`
+        target:str, # As in `from_df`
+        batch_size:int=64, # As in `from_df`
+        **kwargs # As in `from_df`; `valid` may be another file
+    ):
+        "Make the loaders of a table in a file. Raises as `from_df` does, naming the file."
+        return cls.from_df(path, target, batch_size, **kwargs)
+
+    @classmethod
+    def from_arrays(cls,
+        X, # The features: an array or a tensor (rows, features)
+        y, # The target: an array or a tensor (rows)
+        batch_size:int=64, # As in `from_df`
+        **kwargs # As in `from_df`; `valid` may be a pair `(X, y)`
+    ):
+        "Make the loaders of arrays. Raises as `from_df` does."
+        return cls.from_df((X, y), 'y', batch_size, **kwargs)
 
     def state_dict(self)->dict:
         "Where both loaders are, in whole numbers, for those that can tell (torchdata's `StatefulDataLoader` can too)"
