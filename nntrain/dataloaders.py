@@ -272,9 +272,14 @@ class DataLoaders:
         stats=None, # Mean and standard deviation per channel with which a transform normalised the images
         **kwargs # To `nntrain.plotting.get_grid`, such as `nrows` or `imsize`
     ):
-        "Draw the first images of the next batch with their class names, or print a table of its rows"
-        from nntrain.plotting import show_batch
+        "Draw the first images of the next batch with their classes, masks or boxes, or print a table of its rows"
+        from nntrain.data.describe import show_batch
         return show_batch(self, n, train, stats, **kwargs)
+
+    def describe(self):
+        "Print what the data are: rows, how they are read and why so, memory, columns, classes and how often they come"
+        from nntrain.data.describe import describe
+        return describe(self)
 
 # %% ../nbs/14_dataloaders.ipynb #3330e5cf
 @patch(cls_method=True)
