@@ -164,7 +164,6 @@ def tabular_mlp(
     widths=(64,64) # Of the hidden layers
 )->nn.Sequential:
     "Embeddings of the categories beside the numbers, then linear layers with ReLUs between them"
-    _check_sizes(widths, n_out=n_out, **{f'cat_sizes[{i}]': n for i,n in enumerate(cat_sizes)})
     first = TableInput(n_cont, cat_sizes)
     sizes = n_cont+sum(e.embedding_dim for e in first.embs),*widths
     hidden = [m for i,o in zip(sizes, widths) for m in (nn.Linear(i, o), nn.ReLU())]

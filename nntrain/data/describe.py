@@ -17,8 +17,7 @@ def _held(dl):
     "The tensors in memory behind a loader, one for each column"
     data = getattr(dl, 'dataset', None)
     tensors = [*getattr(data, 'cols', {}).values()] or getattr(getattr(data, 'ds', None), 'tensors', ())
-    rows = getattr(data, 'indices', None)
-    return [t if rows is None else t[rows] for t in tensors]
+    return [t if getattr(data, 'indices', None) is None else t[data.indices] for t in tensors]
 
 def describe(
     dls # Has the loaders `train` and `valid`
@@ -26,36 +25,30 @@ def describe(
     """Print what the data are: rows, how they are read and why so, memory, the columns of a batch, the features of a
     table, and how many rows each class has"""
     from nntrain.plotting import _named
-    loaders = {k: dl for k,dl in (('train', dls.train), ('valid', dls.valid)) if dl is not None}
-    held,ds = {k: _held(dl) for k,dl in loaders.items()},rows_of(dls.train)[0]
-    print(f'{dls!r}\nin memory: {sum(t.nbytes for ts in held.values() for t in ts)/2**20:.1f} MB\n')
+    ds = rows_of(dls.train)[0]
+    held = {k: _held(dl) for k,dl in (('train', dls.train), ('valid', dls.valid)) if dl is not None}
     batch = _named(ds, first_batches(dls.train)[0])[0]
-    rows = [[str(k), *map(str, (tuple(x.shape), x.dtype) if isinstance(x, torch.Tensor) else (len(x), type(x).__name__))]
-            for k,x in batch.items()]
-    print(text_table([['column of a batch', 'shape', 'type'], *rows], left=3))
-    if isinstance(ds, Table): print(f"\nfeatures: {', '.join(ds.prep.names)}; categories: {', '.join(ds.prep.cat)}")
+    kinds = [f'{k} {tuple(x.shape)} {x.dtype}' if isinstance(x, torch.Tensor) else f'{k} {type(x).__name__}'
+             for k,x in batch.items()]
+    print(f"{dls!r}\nin memory: {sum(t.nbytes for ts in held.values() for t in ts)/2**20:.1f} MB\nbatch: {', '.join(kinds)}")
+    if isinstance(ds, Table): print(f"features: {', '.join(ds.preprocessor.names)}; categories: {', '.join(ds.preprocessor.cat)}")
     labels = [t[t>=0] for ts in held.values() for t in ts if t.ndim==1 and t.dtype==torch.int64]
-    if not labels or len(labels)!=len(loaders): return
-    counts = [t.bincount(minlength=max(int(o.max())+1 for o in labels)).tolist() for t in labels]
-    names = class_names(dls) or range(len(counts[0]))
-    rows = [[str(k), *map(str, n)] for k,n in zip(names, zip(*counts))]
-    more = f'\nand {len(rows)-20} more classes' if len(rows)>20 else ''
-    print(f"\n{text_table([['class', *loaders], *rows[:20]], left=1)}{more}")
+    if not labels or len(labels)!=len(held): return
+    counts = torch.stack([t.bincount(minlength=max(int(o.max())+1 for o in labels)) for t in labels], 1).tolist()
+    rows = [[str(k), *map(str, n)] for k,n in zip(class_names(dls) or range(len(counts)), counts)]
+    print(text_table([['class', *held], *rows[:20]], left=1)+f'\nand {len(rows)-20} more classes'*(len(rows)>20))
 
 # %% ../../nbs/19_describe.ipynb #19ab0016
 def _drawn(im, y):
     "The picture, floats from 0 to 1, with boxes or the classes of its pixels drawn on it; `None` if `y` is neither"
-    from matplotlib import colormaps
     from torchvision.utils import draw_bounding_boxes,draw_segmentation_masks
-    im,y = (im*255).byte().expand(3, -1, -1),y['boxes'] if isinstance(y, dict) else y
+    im,y = (im*255).byte().expand(3, -1, -1),y.get('boxes') if isinstance(y, dict) else y
     if not isinstance(y, torch.Tensor): return None
     if y.ndim==2 and y.shape[1]==4 and y.shape!=im.shape[1:]: return draw_bounding_boxes(im, y, colors='red')
     if y.is_floating_point() or y.numel()!=im[0].numel(): return None
-    classes = [c for c in y.unique().tolist() if c>0]
-    colours = [tuple(int(v*255) for v in colormaps['tab10'](c%10)[:3]) for c in classes]
-    if not classes: return im
-    masks = torch.stack([y.reshape(im.shape[1:])==c for c in classes])
-    return draw_segmentation_masks(im, masks, .6, colours)
+    classes = y[y>0].unique()
+    masks,colours = y.reshape(im.shape[1:])==classes.view(-1,1,1),'orange green blue red purple brown pink cyan'.split()
+    return draw_segmentation_masks(im, masks, .6, [colours[c%8-1] for c in classes]) if len(classes) else im
 
 def show_batch(
     dls, # Has the loaders `train` and `valid`
@@ -69,7 +62,7 @@ def show_batch(
     from nntrain import plotting
     dl = dls.train if train else dls.valid
     ds = rows_of(dl)[0]
-    if isinstance(ds, Table): return print(ds.df.iloc[next(dl.plan.keys(dl.epoch)).rows[:n]].to_string(index=False))
+    if isinstance(ds, Table): return print(ds.raw.iloc[next(dl.plan.keys(dl.epoch)).rows[:n]].to_string(index=False))
     batch = plotting._named(ds, first_batches(dl)[0])[0] if dl is not None else {}
     ims = next((i for k,x in batch.items() if (i := plotting._images(ds, k, x)) is not None), ())
     for y in batch.values() if len(ims) else ():

@@ -85,8 +85,7 @@ class Preprocessor:
         df = df.assign(**text, **{c: _numbers(df[c], where) for c in self.cont})[[c for c in df if c in used]]
         try: x = self.transform.transform(df)
         except _need('sklearn.exceptions').NotFittedError:
-            empty = [c for c in df if df[c].isna().all()]
-            _refuse(empty, where, f"has no values in the columns {empty}: leave them out")
+            _refuse(no := [c for c in df if df[c].isna().all()], where, f"has no values in the columns {no}: leave them out")
             self.transform = _need('sklearn.base').clone(self.transform)
             x = self.transform.fit_transform(df, y)
         except ValueError as e: raise ValueError(f"{where}: {e}") from e
@@ -134,16 +133,15 @@ class Table(TensorDataset):
     ):
         y = prep.targets(df, where)
         super().__init__(prep.features(df, where, y.numpy().squeeze()), y)
-        self.prep,self.df,self.classes = prep,df,prep.classes
+        self.preprocessor,self.raw,self.classes = prep,df,prep.classes
 
     def item_row(self,
         item # A dict, or a row of a data frame; for a table that was an array, an array or a list
     )->tuple:
         "The row that the model gets of `item`, and any target. Raises as `Preprocessor.features` does."
-        named = hasattr(item, 'keys')
-        row,names = ([item],None) if named else (np.asarray(item)[None],self.prep.cont)
-        df = _need('pandas').DataFrame(row, columns=names)
-        return self.prep.features(df, 'item')[0],self.tensors[1][0]
+        frame = _need('pandas').DataFrame
+        df = frame([item]) if hasattr(item, 'keys') else frame(np.asarray(item)[None], columns=self.preprocessor.cont)
+        return self.preprocessor.features(df, 'item')[0],self.tensors[1][0]
 
 # %% ../../nbs/18_tables.ipynb #18ab0027
 def _frame(data, target, where):
@@ -163,7 +161,6 @@ def _frame(data, target, where):
     _refuse(target not in df, where, f"has no column {target!r}, only {[*df]}. Rename one; a file of another form, such "
             "as sep=';', read with pandas, and give the data frame")
     _refuse(df.empty, where, "has no rows: give it some")
-    _refuse(not df.columns.is_unique, where, f"has several columns of one name: {[*df.columns[df.columns.duplicated()]]}")
     return df,where
 
 def from_df(cls,
