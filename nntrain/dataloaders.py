@@ -10,7 +10,7 @@ __all__ = ['Stats', 'DataLoaders', 'BatchKey', 'hf_ds_collate_fn', 'inplace', 'c
 from collections import namedtuple
 from functools import partial
 from inspect import signature
-import numpy as np, torch
+import torch
 from torch.utils.data import ConcatDataset,DataLoader,IterableDataset,Subset,TensorDataset
 from fastcore.basics import patch
 from .checks import choice,whole
@@ -112,7 +112,8 @@ def _make_loader(ds, *, batch_size, collate_fn, split, cache, cache_dir, seed, s
         why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
     base,indices = (ds.dataset, ds.indices) if type(ds) is Subset else (ds, None)
-    tensors = getattr(type(base), '__getitem__', None) is TensorDataset.__getitem__ and getattr(collate_fn, 'collate_fn', None) is collate
+    as_it_is = getattr(type(base), '__getitem__', None) is TensorDataset.__getitem__ # or a class that only adds names
+    tensors = as_it_is and getattr(collate_fn, 'collate_fn', None) is collate
     if why and not tensors: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
     data = (Tensors(base, collate_fn, split, indices) if tensors else
             Decoded(ds, split, cache_dir=cache_dir, **getattr(collate_fn, 'keywords', {})))
