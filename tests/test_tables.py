@@ -117,7 +117,7 @@ X,y = np.ones((8, 3))*np.arange(8)[:,None],np.arange(8)%2
 def cell(i, j, v): a = X.copy(); a[i,j] = v; return a
 bad = {
     'target missing': (lambda: DataLoaders.from_df(frame(), 'rents'), "the data has no column 'rents', only"),
-    'text among numbers': (lambda: DataLoaders.from_df(change(area=(5, 'big')), 'kind'), "the data, row 5, column 'area': 'big' .1 rows like that. is no finite number.*cat="),
+    'text among numbers': (lambda: DataLoaders.from_df(change(area=(5, 'big')), 'kind'), "the data, row 5, column 'area': 'big' .rows like that: 1. is no finite number.*cat="),
     'text among numbers, as text': (lambda: DataLoaders.from_df(many, 'kind'), "row 59, column 'area': 'n/a'"),
     'named as numbers': (lambda: DataLoaders.from_df(frame(), 'kind', cont=['city']), "row .*, column 'city': '(Bonn|Kiel|Ulm)'"),
     'infinite': (lambda: DataLoaders.from_df(change(area=(5, np.inf)), 'kind'), "row 5, column 'area': inf"),
@@ -159,7 +159,7 @@ def test_bad_files_are_named(tmp_path):
 
 def test_a_category_that_training_lacks_is_unknown_and_named():
     df = change(city=(3, 'Jena'))
-    with pytest.warns(UserWarning, match="split 'valid', row 3, column 'city': 'Jena' .1 rows like that. isn't a category"): dls = DataLoaders.from_df(frame(), 'kind', 16, valid=df)
+    with pytest.warns(UserWarning, match="split 'valid', row 3, column 'city': 'Jena' .rows like that: 1. isn't a category"): dls = DataLoaders.from_df(frame(), 'kind', 16, valid=df)
     assert dls.valid.dataset.ds.tensors[0][3,-1]==-1
     model = tabular_mlp(**dls.preprocessor.sizes)
     assert (model[0](dls.valid.dataset.ds.tensors[0][3:4])[0,3:]==0).all()

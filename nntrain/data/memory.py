@@ -201,7 +201,7 @@ class Decoded(Dataset):
         self.masks = find_masks(ds) if masks is None else list(masks)
         self.collate_fn = partial(hf_ds_collate_fn, flatten=flatten, masks=self.masks)
         self.cols = decode(ds, split, cache_dir, self.masks)
-        self.images = set(image_columns(ds))-set(self.masks)
+        self.images,self.tensors = set(image_columns(ds))-set(self.masks),[*self.cols.values()]
 
     def __len__(self): return len(self.ds)
     def __getitem__(self, key):
@@ -228,6 +228,7 @@ class Tensors(Rows):
         indices=None # The rows of `ds` that take part, in this order; `None` for all
     ):
         super().__init__(ds, collate_fn, split)
+        self.tensors = ds.tensors
         self.indices = None if indices is None else torch.arange(len(ds))[torch.as_tensor(indices)]
     def __len__(self): return len(self.ds if self.indices is None else self.indices)
     def __getitem__(self, key):

@@ -38,7 +38,8 @@ def _refuse(bad, where, what, col=None, warn=False):
     is named then"""
     if not np.any(bad): return
     if col is not None:
-        where += f", row {col.index[bad][0]}, column {col.name!r}: {col[bad].tolist()[0]!r} ({np.sum(bad)} rows like that)"
+        where += (f", row {col.index[bad][0]}, column {col.name!r}: {col[bad].tolist()[0]!r} "
+                  f"(rows like that: {np.sum(bad)})")
     if not warn: raise ValueError(f'{where} {what}')
     warnings.warn(f'{where} {what}', stacklevel=2)
 
@@ -80,12 +81,12 @@ class Preprocessor:
         """The matrix of features. Warns of a category that wasn't there in training. Raises `ValueError` if a column is
         missing, or something else than a number is where one should be."""
         df,used = df.rename(columns=str),{*self.cont,*self.cat}
-        _refuse(used-{*df}, where, f"has no column {sorted(used-{*df})}, only {[*df]}. A value that isn't known is None")
+        _refuse(used-{*df}, where, f"has no column {sorted(used-{*df})}, only {[*df]}. What isn't known may be None")
         text = {c: df[c].map(_category, na_action='ignore').fillna('') for c in self.cat if self.auto}
         df = df.assign(**text, **{c: _numbers(df[c], where) for c in self.cont})[[c for c in df if c in used]]
         try: x = self.transform.transform(df)
         except _need('sklearn.exceptions').NotFittedError:
-            _refuse(no := [c for c in df if df[c].isna().all()], where, f"has no values in the columns {no}: leave them out")
+            _refuse(no := [c for c in df if df[c].isna().all()], where, f"has no values in {no}: leave these columns out")
             self.transform = _need('sklearn.base').clone(self.transform)
             x = self.transform.fit_transform(df, y)
         except ValueError as e: raise ValueError(f"{where}: {e}") from e
@@ -149,8 +150,8 @@ def _frame(data, target, where):
     pd = _need('pandas')
     if isinstance(data, (tuple,list)):
         X,y = (o.detach().cpu().numpy() if isinstance(o, torch.Tensor) else np.asarray(o) for o in data)
-        _refuse(X.ndim!=2 or y.size!=len(X), where, f"has X of shape {X.shape} and y of shape {y.shape}: it must be (rows, "
-                "features) and (rows). For other shapes: from_datasets(TensorDataset(X, y))")
+        _refuse(X.ndim!=2 or y.size!=len(X), where, f"has X of shape {X.shape} and y of shape {y.shape}: it must be "
+                "(rows, features) and (rows). For other shapes: from_datasets(TensorDataset(X, y))")
         data = pd.DataFrame(X).add_prefix('x').assign(y=y.ravel())
     elif not hasattr(data, 'columns'):
         where = str(data)
@@ -158,8 +159,8 @@ def _frame(data, target, where):
         except ValueError as e: raise ValueError(f"{where} can't be read as a CSV file: {e}") from e
         data = data.loc[:, ~data.columns.str.startswith('Unnamed: ')] # the numbers of rows, as `to_csv` writes them
     df = data.rename(columns=str).reset_index(drop=True)
-    _refuse(target not in df, where, f"has no column {target!r}, only {[*df]}. Rename one; a file of another form, such "
-            "as sep=';', read with pandas, and give the data frame")
+    _refuse(target not in df, where, f"has no column {target!r}, only {[*df]}. Rename one; a file of another form, "
+            "such as sep=';', read with pandas, and give the data frame")
     _refuse(df.empty, where, "has no rows: give it some")
     return df,where
 
