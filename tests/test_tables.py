@@ -129,7 +129,7 @@ bad = {
     'a class without training rows': (lambda: DataLoaders.from_df(frame(), 'kind', valid=change(kind=(2, 'odd'))), "split 'valid', row 2, column 'kind': 'odd'"),
     'a class that is only held out': (lambda: DataLoaders.from_df(change(kind=(2, 'a')), 'kind', valid=.98), "the data, row ., column 'kind': '...' .* is no class"),
     'no rows': (lambda: DataLoaders.from_df(frame()[:0], 'kind'), "the data has no rows"),
-    'no values': (lambda: DataLoaders.from_df(frame().assign(e=np.nan), 'kind'), r"no values in the columns \['e'\]"),
+    'no values': (lambda: DataLoaders.from_df(frame().assign(e=np.nan), 'kind'), r"no values in \['e'\]"),
     'unknown column': (lambda: DataLoaders.from_df(frame(), 'kind', cat=['citi']), r"has no column \['citi'\]"),
     'validation lacks a column': (lambda: DataLoaders.from_df(frame(), 'kind', valid=frame().drop(columns='city')), r"split 'valid' has no column \['city'\]"),
     'unequal length': (lambda: DataLoaders.from_arrays(X, y[1:]), r"X of shape \(8, 3\) and y of shape \(7,\)"),

@@ -86,7 +86,7 @@ class Preprocessor:
         df = df.assign(**text, **{c: _numbers(df[c], where) for c in self.cont})[[c for c in df if c in used]]
         try: x = self.transform.transform(df)
         except _need('sklearn.exceptions').NotFittedError:
-            _refuse(no := [c for c in df if df[c].isna().all()], where, f"has no values in {no}: leave these columns out")
+            _refuse(no := [c for c in df if df[c].isna().all()], where, f"has no values in {no}: leave them out")
             self.transform = _need('sklearn.base').clone(self.transform)
             x = self.transform.fit_transform(df, y)
         except ValueError as e: raise ValueError(f"{where}: {e}") from e
