@@ -239,6 +239,11 @@ class Stretches:
             for b in itertools.islice(self.it, self.size-self.done): self.done += 1; yield b
         finally: self.done = 0
 
+    def close(self):
+        "The pass of the loader that was under way is over, also if this process has only resumed to its place"
+        if self.it: self.it.close()
+        if getattr(self.dl, 'batch', 0): self.dl._leave()
+
     def state_dict(self)->dict:
         "The place of the loader, and that in the stretch. Raises `TypeError` if the loader doesn't know its place."
         if hasattr(self.dl, 'state_dict'): return self.dl.state_dict() | dict(done=self.done)
@@ -249,7 +254,7 @@ class Stretches:
         state:dict # What `state_dict` returned
     ):
         "Go on from there"
-        self.done,self.it = state['done'],None
+        self.done,self.it = state.get('done', 0),None # none in that of a later fit without stretches
         self.dl.load_state_dict({k: v for k,v in state.items() if k != 'done'})
 
 def with_stretches(
