@@ -307,11 +307,11 @@ def trial(seed, tmp):
         want = start(o, None)
         seen = Counter(bomb.counts)
         o.kills = [plan(o, seen, r) for _ in o.kills]
-        for kill in (todo := [*o.kills, None]):
+        for kill in [*o.kills, None]:
             got = start(o, folder, kill)
             if got is not None: break
             kills.append(kill | dict(resuming=bool(kills) and bomb.resumed))
-        if got is None: got = start(o, folder)
+        o.went_on = bomb.counts['before_batch'] < seen['before_batch']
         wrong = differs(want, got)
         left = sorted(p.name for p in folder.iterdir() if p.suffix=='.tmp')
         if left: wrong = wrong or f'{left} was left'
@@ -321,6 +321,8 @@ def trial(seed, tmp):
         for s,f in handlers.items(): signal.signal(s, f)
         shutil.rmtree(folder.parent)
     return wrong,o,kills
+
+KINDS = dict(event='at a step', boundary='at a boundary', io='in a call of the file system', row='while a row was read')
 
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -333,12 +335,12 @@ def main(argv=None):
             wrong,o,kills = trial(seed, tmp)
             bad += bool(wrong)
             if wrong: print(f'trial {seed}: {wrong}\n  {vars(o)}\n  again: python tests/fuzz.py --seed {seed} --trials 1')
-            counts.update({event: 'at a step', 'boundary': 'at a boundary', 'io': 'in a call of the file system', 'row': 'while a row was read'}[k['kind']] for k in kills for event in ['event'])
+            counts.update(KINDS[k['kind']] for k in kills)
             counts.update('while resuming' for k in kills if k['resuming'])
             counts.update('by a signal' for k in kills if k['how'].startswith('SIG'))
-            groups.update([f'loader: {o.loader}', f'{len(kills)} kills in a run', *(['workers'] if o.workers else []), *(['two fits'] if len(o.fits) > 1 else []), *(['fit(steps=)'] if 'steps' in o.fits[0] else []),
+            groups.update([f'loader: {o.loader}', *(['that went on from a checkpoint'] if kills and o.went_on else []), f'{len(kills)} kills in a run', *(['workers'] if o.workers else []), *(['two fits'] if len(o.fits) > 1 else []), *(['fit(steps=)'] if 'steps' in o.fits[0] else []),
                            *(['random data'] if o.noisy or 'augment' in o.subs else [])])
-    print(f'seed {args.seed}: {args.trials-bad} of {args.trials} runs identical after {sum(v for k,v in counts.items() if k not in ("while resuming", "by a signal"))} kills, {bad} not; {time.monotonic()-began:.0f} s')
+    print(f'seed {args.seed}: {args.trials-bad} of {args.trials} runs identical after {sum(counts[k] for k in KINDS.values())} kills, {bad} not; {time.monotonic()-began:.0f} s')
     print('kills:', ', '.join(f'{v} {k}' for k,v in sorted(counts.items())))
     print('runs:', ', '.join(f'{v} {k}' for k,v in sorted(groups.items())))
     return int(bool(bad))

@@ -1,5 +1,5 @@
 "Random trainings, killed and resumed (`fuzz.py`; more of them in `make torture`); and what they have found so far, each by itself"
-import os, random, time
+import os, random
 from types import SimpleNamespace
 import pytest, torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from nntrain.dataloaders import DataLoaders
 from nntrain.events import Subscriber
 from nntrain.inspect import TimerS
 from nntrain.learner import Learner
+from nntrain.schedule import SchedulerS, one_cycle
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning', 'ignore:.*worker processes in total.*:UserWarning')
 SEED = int(os.environ.get('FUZZ_SEED', random.SystemRandom().randrange(10**6)))
@@ -107,6 +108,16 @@ def test_what_a_subscriber_keeps_for_speed_is_no_setting(tmp_path):
         learn = learner(folder, ours(), NormalizationS(.5, .3))
         learn.fit(1, valid=False)
         learn.fit(1, valid=False, subs=subs)
+        return weights(learn)
+    with pytest.raises(StopAt.Stopped): script(tmp_path/'a', StopAt('after_batch', 2))
+    assert torch.equal(script(tmp_path/'a'), script(tmp_path/'b'))
+
+def test_two_schedules_of_different_length(tmp_path):
+    "Killed in the second, shorter fit, and started again: its schedule, which the checkpoint holds, doesn't fit the first one"
+    def script(folder, *subs):
+        learn = learner(folder, ours(), SchedulerS(one_cycle))
+        learn.fit(3, valid=False)
+        learn.fit(2, valid=False, subs=subs)
         return weights(learn)
     with pytest.raises(StopAt.Stopped): script(tmp_path/'a', StopAt('after_batch', 2))
     assert torch.equal(script(tmp_path/'a'), script(tmp_path/'b'))
