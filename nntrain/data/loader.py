@@ -149,7 +149,7 @@ class Loader(DataLoader):
             self.dataset.at.copy_(torch.tensor((self.seed, epoch)))
         it = self._start()
         try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(it, start)
-        except RuntimeError as e:
+        except (RuntimeError, ConnectionError, EOFError) as e:
             if self.num_workers: add_note(e, f"nntrain: split {self.split!r}, in a worker or while waiting for one. "
                                              "If it was killed, try fewer workers; num_workers=0 shows which row it is")
             raise
