@@ -334,7 +334,7 @@ def main(argv=None):
         for seed in range(args.seed, args.seed+args.trials):
             wrong,o,kills = trial(seed, tmp)
             bad += bool(wrong)
-            if wrong: print(f'trial {seed}: {wrong}\n  {vars(o)}\n  again: python tests/fuzz.py --seed {seed} --trials 1')
+            if wrong: print(f'trial {seed}: {wrong}\n  {vars(o)}\n  again: python tests/fuzz.py --seed {seed} --trials 1', flush=True)
             counts.update(KINDS[k['kind']] for k in kills)
             counts.update('while resuming' for k in kills if k['resuming'])
             counts.update('by a signal' for k in kills if k['how'].startswith('SIG'))
