@@ -72,8 +72,8 @@ class Journal:
         step:int # The step they belong to
     )->dict:
         "Write the numbers that aren't there yet, and return them"
-        loss = values.get('train/loss')
-        if self.known.get((step, 'train/loss'), loss)!=loss: # it isn't the same run any more
+        was = self.known.get((step, 'train/loss'))
+        if was is not None and values.get('train/loss', was)!=was: # it isn't the same run any more
             self.keep({k: v for k,v in self.known.items() if k[0] < step})
         new = {k: v for k,v in values.items() if (step, k) not in self.known}
         _write(self.path, [(step, k, v) for k,v in new.items()])
