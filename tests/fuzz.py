@@ -28,6 +28,7 @@ from nntrain.inspect import TimerS
 from nntrain.learner import Learner, MomentumLearner
 from nntrain.schedule import EarlyStoppingS, SchedulerS, one_cycle, warmup_cosine
 from nntrain.subscribers import DeviceS, MetricsS, ProgressS
+from nntrain.tracking import TrackerS, read_log
 
 g = torch.Generator().manual_seed(0)
 X = torch.randn(56, 4, generator=g)
@@ -146,6 +147,10 @@ class DiceS(Subscriber):
     def state_dict(self): return dict(last=self.last)
     def load_state_dict(self, state): self.last = state['last']
 
+class LogS(TrackerS):
+    "Without the figures at the end, which take longer than the training"
+    def figures(self, learn): pass
+
 class TwoOptimizers(Learner):
     "Has a second network and optimizer beside the model's"
     def __init__(self, *args, **kwargs):
@@ -196,7 +201,7 @@ def draw(seed):
     if schedule=='sequence' and len(o.fits) > 1: schedule = 'step'
     subs = dict(metrics=maybe(.6), schedule=schedule and (schedule, seen), accum=o.learner!='MomentumLearner' and maybe(.35, 2, 3), clip=maybe(.4, (.5, None), (None, .01), (None, None)),
                 ema=maybe(.35, .9, .99), stop=maybe(.3, (seen, r.randint(1, 2), True), (seen, r.randint(1, 2), False)), mixed=maybe(.2), augment=maybe(.3, 1, 2), normalize=maybe(.2, 'given', 'measured'),
-                nan=maybe(.35, 'skip', 'raise', 'warn'), progress=maybe(.3, 'log', 'terminal'), timer=maybe(.2), stats=maybe(.15), device=maybe(.2), dice=maybe(.3))
+                nan=maybe(.35, 'skip', 'raise', 'warn'), progress=maybe(.3, 'log', 'terminal'), timer=maybe(.2), stats=maybe(.15), device=maybe(.2), dice=maybe(.3), log=maybe(.2, 1, 3))
     if subs['normalize']=='measured' and o.loader!='ours': subs['normalize'] = 'given'
     if subs['nan']=='skip' and o.learner=='Learner' and o.loss!='running': o.nan = maybe(.5) # one row isn't a number
     o.subs = {k: v for k in r.sample(list(subs), len(subs)) if (v := subs[k])}
@@ -228,21 +233,21 @@ def make_dls(o):
     if o.loader.startswith('torch'): return SimpleNamespace(train=DataLoader(train[0], **train[1]), valid=DataLoader(valid[0], **valid[1]))
     return DataLoaders.from_datasets(train[0], valid[0], cache=False if o.seed%3 else 'auto', seed=None if o.seed%2 else o.seed, **({'batch_size': o.size} | train[1]))
 
-def make_subs(o, model):
+def make_subs(o, model, logs):
     "The subscribers, in the order of the settings"
     def schedule(v): return SchedulerS(*SCHEDULES[v[0]], monitor=v[1])
     make = dict(metrics=lambda v: MetricsS(acc=Accuracy(), spread=spread), schedule=schedule, accum=GradAccumS, clip=lambda v: GradClipS(*v), ema=EMAS,
                 stop=lambda v: EarlyStoppingS(v[0], patience=v[1], restore_best=v[2]), mixed=lambda v: MixedPrecisionS(torch.bfloat16), augment=lambda v: AugmentS(noise, draws=v, seed=o.seed),
                 normalize=lambda v: NormalizationS(*([.1, .9] if v=='given' else [])), nan=NaNStopS, progress=lambda v: ProgressS(display=v), timer=lambda v: TimerS(),
-                stats=lambda v: ActivationStatsS(model), device=lambda v: DeviceS('cpu'), dice=lambda v: DiceS())
+                stats=lambda v: ActivationStatsS(model), device=lambda v: DeviceS('cpu'), dice=lambda v: DiceS(), log=lambda v: LogS(f'csv:{logs}', v, name='run'))
     return [make[k](v) for k,v in o.subs.items()]
 
-def train(o, folder=None):
+def train(o, logs, folder=None):
     "The script: made and run from the beginning, as after each start. Returns what must be the same."
     set_seed(o.seed)
     dls = make_dls(o)
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6) if o.norm else nn.Tanh(), nn.Dropout(.2), nn.Linear(6, 3))
-    subs = [KillS(-2000), *make_subs(o, model), KillS(2000)]
+    subs = [KillS(-2000), *make_subs(o, model, logs), KillS(2000)]
     if folder: subs.insert(o.seed%len(subs), CheckpointS(folder, **o.ckpt))
     learn = LEARNERS[o.learner](model, dls, LOSSES[o.loss](), OPTIMIZERS[o.optimizer], .02, subs)
     learn.quiet = not (o.subs.keys() & {'progress'})
@@ -252,6 +257,8 @@ def train(o, folder=None):
     rows = [{k: v for k,v in r.items() if k!='seconds'} for r in learn.history]
     stateful = [s for s in learn.subs if hasattr(s, 'state_dict') and not isinstance(s, GradAccumS)] # which has no state after a fit
     res = dict(weights=model.state_dict(), optimizer=learn.opt.state_dict(), history=rows, subs={type(s).__name__: s.state_dict() for s in stateful})
+    for s in subs: # a run that begins again has another folder
+        if isinstance(s, LogS): res |= dict(log=sorted(r for r in read_log(logs/s.run/'metrics.csv') if 'second' not in r[1])); res['subs']['LogS'].pop('run')
     if o.learner=='TwoOptimizers': res |= dict(bias=learn.bias.state_dict(), bias_opt=learn.bias_opt.state_dict())
     return res
 
@@ -277,7 +284,7 @@ def plan(o, seen, r):
     if at=='io' and o.ckpt.get('background'): how = 'kill' # another thread may make the call
     return dict(kind=kind, at=at, nth=r.randint(1, r.randint(1, n)), how=how)
 
-def start(o, folder, kill=None):
+def start(o, tmp, folder=None, kill=None):
     "Run the script as a new process would. Returns its result, or `None` if it was killed as planned; or raises."
     set_seed(random.SystemRandom().randrange(10**6)) # what a process that does something else first would draw
     bomb.arm(folder, kill)
@@ -285,7 +292,7 @@ def start(o, folder, kill=None):
         warnings.simplefilter('always')
         res = error = None
         with redirect_stdout(out := io.StringIO()), redirect_stderr(out), watched(folder, bomb.io) if folder else nullcontext():
-            try: res = train(o, folder)
+            try: res = train(o, tmp/('logs' if folder else 'straight'), folder)
             except BaseException as e: error = e
         planned,came = bomb.after(error),bomb.error is not None
         if error is not None and not planned: raise error
@@ -304,11 +311,11 @@ def trial(seed, tmp):
     def end(*args): sys.exit() if os.getpid()==me else os._exit(1) # a worker has this handler, too
     handlers = {s: signal.signal(s, f) for s,f in ((signal.SIGTERM, end), (signal.SIGINT, signal.default_int_handler))}
     try:
-        want = start(o, None)
+        want = start(o, folder.parent)
         seen = Counter(bomb.counts)
         o.kills = [plan(o, seen, r) for _ in o.kills]
         for kill in [*o.kills, None]:
-            got = start(o, folder, kill)
+            got = start(o, folder.parent, folder, kill)
             if got is not None: break
             kills.append(kill | dict(resuming=bool(kills) and bomb.resumed))
         o.went_on = bomb.counts['before_batch'] < seen['before_batch']

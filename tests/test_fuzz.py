@@ -15,6 +15,7 @@ from nntrain.events import Subscriber
 from nntrain.inspect import TimerS
 from nntrain.learner import Learner
 from nntrain.schedule import SchedulerS, one_cycle
+from nntrain.tracking import TrackerS, read_log
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning', 'ignore:.*worker processes in total.*:UserWarning')
 SEED = int(os.environ.get('FUZZ_SEED', random.SystemRandom().randrange(10**6)))
@@ -121,3 +122,13 @@ def test_two_schedules_of_different_length(tmp_path):
         return weights(learn)
     with pytest.raises(StopAt.Stopped): script(tmp_path/'a', StopAt('after_batch', 2))
     assert torch.equal(script(tmp_path/'a'), script(tmp_path/'b'))
+
+def test_a_tracked_run_keeps_its_numbers(tmp_path):
+    "A validation that comes after the resume has the step of the last training batch, whose numbers are there already"
+    def script(name, *subs):
+        track = TrackerS(f"csv:{tmp_path/'logs'}", 1, name=name)
+        track.figures = lambda learn: None
+        learner(tmp_path/name, DataLoaders.from_datasets(TensorDataset(x, y), TensorDataset(x, y), 8, seed=0), track).fit(1, subs=subs)
+        return sorted(r for r in read_log(tmp_path/'logs'/name/'metrics.csv') if 'second' not in r[1])
+    with pytest.raises(StopAt.Stopped): script('a', StopAt('before_epoch', 2))
+    assert script('a')==script('b')
