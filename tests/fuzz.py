@@ -41,7 +41,7 @@ class Killed(BaseException): "The end of a process"
 
 class Bomb:
     "Counts what happens in the run that goes on, and ends it where its plan says"
-    folder,plan,snapshot = None,None,None
+    folder,plan,snapshot,dls = None,None,None,None
     def arm(self, folder=None, plan=None): self.folder,self.plan,self.counts,self.error,self.resuming,self.snapshot = folder,plan,Counter(), None, True, None
     def at(self, what):
         self.counts[what] += 1
@@ -245,7 +245,7 @@ def make_subs(o, model, logs):
 def train(o, logs, folder=None):
     "The script: made and run from the beginning, as after each start. Returns what must be the same."
     set_seed(o.seed)
-    dls = make_dls(o)
+    dls = bomb.dls = make_dls(o)
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6) if o.norm else nn.Tanh(), nn.Dropout(.2), nn.Linear(6, 3))
     subs = [KillS(-2000), *make_subs(o, model, logs), KillS(2000)]
     if folder: subs.insert(o.seed%len(subs), CheckpointS(folder, **o.ckpt))
@@ -299,7 +299,9 @@ def start(o, tmp, folder=None, kill=None):
         if came and not planned and kill['how'] in ('exit', 'interrupt'): raise AssertionError(f'{bomb.error!r} was swallowed')
         if bad := [str(w.message) for w in ws if 'is left out' in str(w.message)]: raise AssertionError(bad[0])
         bomb.error = bomb.plan = error = None
-        gc.collect() # what a process leaves to its end: files, workers
+        for it in filter(None, (getattr(dl, '_iterator', None) for dl in (bomb.dls.train, bomb.dls.valid))): it._shutdown_workers() # persistent ones end with their process
+        bomb.dls = None
+        gc.collect() # what else it leaves to its end
     return None if planned or bomb.snapshot else res
 
 def trial(seed, tmp):
