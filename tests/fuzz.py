@@ -338,6 +338,7 @@ def main(argv=None):
     p.add_argument('--trials', type=int, default=100)
     p.add_argument('--seed', type=int, default=time.time_ns()%10**6, help='number of the first trial')
     args = p.parse_args(argv)
+    gc.freeze() # what has been imported isn't looked at in each trial
     began,bad,counts,groups = time.monotonic(),0,Counter(),Counter()
     with tempfile.TemporaryDirectory(dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None) as tmp:
         for seed in range(args.seed, args.seed+args.trials):
@@ -349,6 +350,7 @@ def main(argv=None):
             counts.update('by a signal' for k in kills if k['how'].startswith('SIG'))
             groups.update([f'loader: {o.loader}', *(['that went on from a checkpoint'] if kills and o.went_on else []), f'{len(kills)} kills in a run', *(['workers'] if o.workers else []), *(['two fits'] if len(o.fits) > 1 else []), *(['fit(steps=)'] if 'steps' in o.fits[0] else []),
                            *(['random data'] if o.noisy or 'augment' in o.subs else [])])
+    gc.unfreeze()
     print(f'seed {args.seed}: {args.trials-bad} of {args.trials} runs identical after {sum(counts[k] for k in KINDS.values())} kills, {bad} not; {time.monotonic()-began:.0f} s')
     print('kills:', ', '.join(f'{v} {k}' for k,v in sorted(counts.items())))
     print('runs:', ', '.join(f'{v} {k}' for k,v in sorted(groups.items())))
