@@ -9,6 +9,7 @@ __all__ = ['Prediction', 'rows_of', 'validation_batch', 'class_names', 'open_pic
 # %% ../../nbs/15_items.ipynb #6c2a0984
 from collections import UserDict,namedtuple
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 import numpy as np, torch
 from torch.nn.utils.rnn import PackedSequence,unpack_sequence
@@ -76,13 +77,17 @@ def _from_array(item):
 def open_picture(
     item, # A path, a PIL image, or bytes (`uint8`, or `uint16` if grey) in an array or tensor
     mode:str=None, # PIL's name of the kind of pixels wanted, such as `'L'` (grey) or `'RGB'`
-    deep:bool=False # May a picture of 16 bits stay what it is where grey is wanted?
+    deep:bool=False, # May a picture of 16 bits stay what it is where grey is wanted?
+    side:int=None # Of a photo that will be shrunk: a JPEG is decoded at the smallest size with shorter sides of this
 ):
     """`item` as a PIL image, turned as its EXIF data say. Channels may come first or last. Raises `FileNotFoundError`
-    or `ValueError` that name it if it isn't an image."""
+    or `ValueError` that name it if it isn't an image, or one that moves where `side` is given."""
     from PIL import Image,ImageOps,UnidentifiedImageError
     try:
-        im = Image.open(item) if isinstance(item, (str, Path)) else item
+        im = Image.open(item) if isinstance(item, (str, Path, BytesIO)) else item
+        if side and getattr(im, 'is_animated', False) and im.format!='MPO': # a JPEG with a preview behind it
+            raise ValueError(f"it is animated, {im.n_frames} pictures in one: save the one that counts")
+        if side and hasattr(im, 'draft'): im.draft('RGB', (side, side))
         im = ImageOps.exif_transpose(im if hasattr(im, 'getbands') else _from_array(im))
     except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(f"item: there is no file {str(item)!r}") from None
@@ -142,6 +147,7 @@ def item_batch(
     if n_inp>1 and not isinstance(item, dict):
         raise ValueError(f"the model takes {n_inp} columns: give the item as a dict with their names")
     ds,collate = rows_of(_valid(dls))
+    if hasattr(ds, 'item_batch'): return ds.item_batch(item) # photos, which are cut to size
     if isinstance(item, np.ndarray): item = item.astype(item.dtype.newbyteorder('='), copy=False) # torch knows no other
     is_bytes = getattr(item, 'dtype', None) in (np.uint8, np.uint16, torch.uint8, torch.uint16) and item.ndim>1
     raw = isinstance(item, (str, Path)) or hasattr(item, 'getbands') or is_bytes
