@@ -104,7 +104,8 @@ def _make_loader(ds, *, batch_size, collate_fn, split, cache, cache_dir, seed, s
     if hasattr(ds, 'prepare'): ds.prepare() # photos, which make their batches themselves
     _check_split(ds, split, batch_size, drop_last, samplers)
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
-    if hasattr(ds, 'prepare'): return Loader(ds, plan, why=ds.why, **kwargs)
+    fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
+    if hasattr(ds, 'prepare'): return Loader(ds, plan, why=ds.photos.why, **(kwargs if ds.photos.why else fast))
     why = _why_stream(ds, collate_fn, cache)
     if why and cache is True:
         raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
@@ -118,7 +119,6 @@ def _make_loader(ds, *, batch_size, collate_fn, split, cache, cache_dir, seed, s
     if why and not tensors: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
     data = (Tensors(base, collate_fn, split, indices) if tensors else
             Decoded(ds, split, cache_dir=cache_dir, **getattr(collate_fn, 'keywords', {})))
-    fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
     return Loader(data, plan, **fast) # no workers: making a batch is faster than sending it
 
 def _make_like(like, ds, collate_fn, split, **kwargs):

@@ -84,7 +84,8 @@ def open_picture(
     or `ValueError` that name it if it isn't an image, or one that moves where `side` is given."""
     from PIL import Image,ImageOps,UnidentifiedImageError
     try:
-        im = Image.open(item) if isinstance(item, (str, Path, BytesIO)) else item
+        f = BytesIO(Path(item).read_bytes()) if isinstance(item, (str, Path)) else item # no file stays open
+        im = Image.open(f) if isinstance(f, BytesIO) else f
         if side and getattr(im, 'is_animated', False) and im.format!='MPO': # a JPEG with a preview behind it
             raise ValueError(f"it is animated, {im.n_frames} pictures in one: save the one that counts")
         if side and hasattr(im, 'draft'): im.draft('RGB', (side, side))

@@ -14,7 +14,6 @@ from io import BytesIO
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from ..checks import choice,number,whole
-from ..dataloaders import DataLoaders
 from .items import open_picture
 from .memory import Columns,_files,_load,_save,decode,free_memory
 from .order import mix_seed
@@ -53,8 +52,6 @@ class PhotoBytes:
         self.keeping = choice('cache', cache, ('auto', True, False)),cache_dir and Path(cache_dir).expanduser()
 
     def __len__(self): return len(self.items)
-    def __getstate__(self): # for a worker, which maps the files itself
-        return {k: v for k,v in vars(self).items() if k!='parts' or not self.keeping[1]}
 
     def __getitem__(self, i):
         if self.parts is None: return self.decode(i)
@@ -154,7 +151,6 @@ class Photos:
     def prepare(self):
         "Decode the photos that are to be kept, once, and leave out those that can't be read. Raises as `parts` does."
         self.how = 'decoded in each pass' if self.photos.parts is None else 'decoded once'
-        self.why = self.photos.why
         self.rows = self.rows[~torch.isin(self.rows, self.photos.broken)]
 
     def __getitem__(self, key):
@@ -222,14 +218,13 @@ def _photos(items, labels, classes, size, split, column=None, min_area=.35, flip
 def folder_photos(
     path:str|Path, # Has a folder for each class; or `train` and `valid` (and `test`), which have
     size:int, # Pixels of a side
-    valid:float, # Share of the photos that validate, where no folder does
+    valid:float, # Share of each class that validates, where no folder does
     seed:int, # Of that split
     **options # `OPTIONS`
 )->tuple:
     """The `Photos` that train and validate, and those that test or `None`. Raises as `folder_rows` does, and
     `ValueError` on a bad argument."""
-    from datasets import Dataset
-    path = Path(path).expanduser()
+    path,share = Path(path).expanduser(),number('valid', valid, above=0, below=1)
     split = any(d.is_dir() for d in (path/'train').glob('*'))
     held = [path/n for n in ('valid', 'val', 'validation', 'test') if split and (path/n).is_dir()]
     files,labels,classes = folder_rows(path/'train' if split else path)
@@ -237,10 +232,11 @@ def folder_photos(
     if held:
         valid,*test = (_photos(*folder_rows(f, classes), size, f.name, **options) for f in held)
         return (train,valid,*test,None)[:3]
-    table = Dataset.from_dict(dict(row=range(len(files)), label=labels))
-    rows = {k: sorted(ds['row'][:]) for k,ds in DataLoaders.split(table, valid, seed).items()}
-    train.rows = torch.tensor(rows['train'])
-    return train,Photos(train.photos, labels, classes, rows['valid']),None
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))
+    order = order[train.labels[order].argsort(stable=True)]
+    held = (torch.arange(len(files)+1)*share+1e-9).int().diff() > 0 # evenly spaced, so each class gives its share
+    train.rows,rows = (order[o].sort().values for o in (~held, held))
+    return train,Photos(train.photos, labels, classes, rows),None
 
 def dd_photos(
     dd:dict, # Name → Hugging Face data set, with one column of photos and one of classes
@@ -253,11 +249,11 @@ def dd_photos(
         if not hasattr(ds, '__len__') or ds.format['type']:
             raise ValueError(f"split {k!r}: size= is for photos on disk or in memory, as they are. Leave out "
                              "streaming, with_format and with_transform, or else size=")
-    features = dd['train'].features
-    images,classes = ([k for k,f in features.items() if type(f).__name__==o] for o in ('Image', 'ClassLabel'))
+    images,classes = ([k for k,f in dd['train'].features.items() if type(f).__name__==o]
+                      for o in ('Image', 'ClassLabel'))
     if len(images)!=1 or len(classes)!=1:
         raise ValueError("size= is for one column of photos (Image) and one of classes (ClassLabel), and dd has the "
-                         f"columns {features}: use remove_columns, or class_encode_column for classes of another type")
+                         f"columns {dd['train'].features}: use remove_columns, or class_encode_column for other classes")
     (im,),(label,) = images,classes
     return {k: _photos(ds.select_columns([im]).cast_column(im, Image(decode=False)),
                        decode(ds.select_columns([label]), k)[label], ds.features[label].names, size, k, im, **options)
