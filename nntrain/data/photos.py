@@ -253,7 +253,7 @@ def dd_photos(
                       for o in ('Image', 'ClassLabel'))
     if len(images)!=1 or len(classes)!=1:
         raise ValueError("size= is for one column of photos (Image) and one of classes (ClassLabel), and dd has the "
-                         f"columns {dd['train'].features}: use remove_columns, or class_encode_column for other classes")
+                         f"columns {dd['train'].features}: use remove_columns, or class_encode_column for others")
     (im,),(label,) = images,classes
     return {k: _photos(ds.select_columns([im]).cast_column(im, Image(decode=False)),
                        decode(ds.select_columns([label]), k)[label], ds.features[label].names, size, k, im, **options)
