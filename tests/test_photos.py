@@ -197,6 +197,8 @@ def test_a_cache_is_used_again_until_a_photo_changes(path, tmp_path, monkeypatch
     Image.new('RGB', (80,80), 'blue').save(f)
     new,seen = decoded(monkeypatch, mine, cache_dir=tmp_path/'cache')
     assert len(seen)==20 and new.train.dataset.photos[0][2].min() > 240
+    os.utime(f, (0, 0)) # another photo of the same size, perhaps
+    assert len(decoded(monkeypatch, mine, cache_dir=tmp_path/'cache')[1])==20
 
 def test_a_damaged_file_is_seen(path, tmp_path):
     loaders(path, cache_dir=tmp_path)
