@@ -101,11 +101,11 @@ def _make_loader(ds, *, batch_size, collate_fn, split, cache, cache_dir, seed, s
             raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. "
                              f"Leave {odd[0]} out")
         return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, **kwargs)
-    if hasattr(ds, 'prepare'): ds.prepare() # photos, which make their batches themselves
     _check_split(ds, split, batch_size, drop_last, samplers)
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
     fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
-    if hasattr(ds, 'prepare'): return Loader(ds, plan, why=ds.photos.why, **(kwargs if ds.photos.why else fast))
+    if hasattr(ds, 'prepare'): # photos, which make their batches themselves
+        return Loader(ds, plan, why=ds.photos.why, **(kwargs if ds.photos.why else fast))
     why = _why_stream(ds, collate_fn, cache)
     if why and cache is True:
         raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
@@ -125,6 +125,7 @@ def _make_like(like, ds, collate_fn, split, **kwargs):
     "The `Loader` of one split, which goes by the names of columns and classes of the data set `like`"
     ds = _same_columns(like, _unwrapped(ds), split)
     _same_classes(like, ds, split)
+    if hasattr(ds, 'prepare'): ds.prepare() # photos are decoded now
     return _make_loader(ds, collate_fn=_collating(ds, like, collate_fn), split=split, **kwargs)
 
 # %% ../nbs/14_dataloaders.ipynb #dbe14a02

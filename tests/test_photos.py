@@ -1,12 +1,12 @@
 "Photos of any size: the same crops however they come, nothing half-written, and runs that are killed and go on"
-import os, signal, subprocess, sys, time, warnings
+import os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
 from PIL import Image
 from torch import nn
 import nntrain.data.photos as photos
 from nntrain.data.items import class_names
-from nntrain.data.photos import PhotoBytes, Photos, shrink
+from nntrain.data.photos import dd_photos, folder_photos, shrink
 from nntrain.dataloaders import DataLoaders
 from nntrain.learner import Learner, MetricsS
 
@@ -67,7 +67,7 @@ def test_a_data_set_gives_the_same_as_a_folder(path):
 def test_prediction_sees_what_validation_saw(path):
     dls = loaders(path)
     learn = Learner(nn.Sequential(nn.Flatten(), nn.Linear(3*32*32, 2)), dls, F.cross_entropy, torch.optim.SGD, .01, [MetricsS()])
-    data,(x,y) = dls.valid.dataset,next(iter(dls.valid))
+    data,x = dls.valid.dataset,next(iter(dls.valid))[0]
     with torch.no_grad(): probs = learn.model(x).softmax(1)
     for i in range(len(x)):
         file = data.photos.items[data.rows[i]]
@@ -107,6 +107,13 @@ def test_a_class_may_be_called_train(path, tmp_path):
         (tmp_path/b).mkdir()
         for f in (path/a).iterdir(): (tmp_path/b/f.name).write_bytes(f.read_bytes())
     assert class_names(loaders(tmp_path))==['train', 'valid']
+
+def test_the_parts_of_the_two_ways_in(path):
+    from datasets import load_dataset
+    train,valid,test = folder_photos(path, 32, .2, 0)
+    assert (len(train), len(valid), test, train.random, valid.random, train.photos is valid.photos)==(16, 4, None, True, False, True)
+    sets = dd_photos(dict(train=load_dataset('imagefolder', data_dir=str(path), split='train')), 32, min_area=.5)
+    assert (len(sets['train']), sets['train'].min_area, sets['train'].classes)==(20, .5, ['a', 'b'])
 
 # ---- what can't be read
 def copy_of(path, to):
