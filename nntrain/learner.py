@@ -247,6 +247,10 @@ class Learner(Publisher):
                               "Plot the norm of the gradient in the last fit with `GradClipS`.")
     save = doorbell('saving.files.save', "`(path)`: save the weights.")
     load = doorbell('saving.files.load', "`(path)`: load weights.")
+    export = doorbell('export.export',
+                      "`(path)`: write the model as `.onnx`, `.pt2` or `.safetensors`, and run that file.")
+    to_folder = doorbell('export.to_folder', "`(path)`: write weights, settings and a model card into a folder.")
+    push_to_hub = doorbell('export.push_to_hub', "`(repo)`: upload such a folder to the Hugging Face hub.")
     verify_resume = doorbell('verify.verify_resume',
                              "Prove that a killed run of this learner would end with the same bits.")
     check = doorbell('check.check', "Look for mistakes that a training run hides, in a few seconds.")
