@@ -247,6 +247,10 @@ class Learner(Publisher):
                               "Plot the norm of the gradient in the last fit with `GradClipS`.")
     save = doorbell('saving.files.save', "`(path)`: save the weights.")
     load = doorbell('saving.files.load', "`(path)`: load weights.")
+    export = doorbell('export.export',
+                      "`(path)`: write the model as `.onnx`, `.pt2` or `.safetensors`, and run that file.")
+    to_folder = doorbell('export.to_folder', "`(path)`: write weights, settings and a model card into a folder.")
+    push_to_hub = doorbell('export.push_to_hub', "`(repo)`: upload such a folder to the Hugging Face hub.")
     verify_resume = doorbell('verify.verify_resume',
                              "Prove that a killed run of this learner would end with the same bits.")
     check = doorbell('check.check', "Look for mistakes that a training run hides, in a few seconds.")
@@ -258,17 +262,17 @@ class Learner(Publisher):
 
 # %% ../nbs/23_learner.ipynb #142c35fd
 class FirstPassS(Subscriber):
-    """Looks at the loss of the first batch of each pass, for misspelt events and for numbers that nobody will compute.
-    `Learner` adds one to each fit."""
-    order,looked = -10**6,False
+    """Looks at the loss of the first training and the first validation batch, for misspelt events and for numbers that
+    nobody will compute. `Learner` adds one to each fit."""
+    order,looked = -10**6,() # passes of which kind? `True` is training
     def after_loss(self, learn):
-        if learn.batch_idx: return
+        if learn.batch_idx or learn.training in self.looked: return
         check_loss(learn, compared=type(learn).get_loss is Learner.get_loss)
         if not self.looked: check_monitors(learn)
 
     def after_epoch(self, learn):
         if not self.looked: check_names(learn)
-        self.looked = True
+        self.looked = {*self.looked, learn.training}
 
     def after_fit(self, learn):
         if self.looked: check_names(learn, sure=False)
