@@ -26,44 +26,52 @@ def copies_of_subs(
         except Exception: return s
     return [copied(s) for s in learn.subs if getattr(s, 'aside', True)]
 
-# %% ../nbs/26_replay.ipynb #fd6854e1
+# %% ../nbs/26_replay.ipynb #33af9e5c
 Place = collections.namedtuple('Place', 'event epoch training batch_idx')
 
-def _walk(learn, kwargs, go, said, device):
-    "The work of the thread. It doesn't know the `Steps`, which can therefore be collected."
-    want,place,inside,error,every = None,None,False,None,Subscriber()
-    vars(every).update({e: lambda learn: None for e in EVENTS}) # so that each event is published
+class _Walk:
+    "The side of the thread. It doesn't know the `Steps`, which can therefore be collected."
+    want = place = None
+    inside = False
+    def __init__(self, learn, kwargs):
+        self.learn,self.kwargs,self.device = learn,kwargs,torch.get_default_device()
+        self.go,self.said = queue.SimpleQueue(),queue.SimpleQueue()
 
-    def listen():
+    def listen(self):
         "Wait for where to go; call what is to be called before that"
-        nonlocal want
         while True:
-            want,context = go.get()
+            self.want,context = self.go.get()
             for var,v in context.items(): var.set(v) # a notebook prints in the cell that asks
-            if not callable(want): return
-            try: said.put((place, want(learn), None))
-            except BaseException as e: said.put((place, None, e))
+            if not callable(self.want): return
+            try: self.said.put((self.place, self.want(self.learn), None))
+            except BaseException as e: self.said.put((self.place, None, e))
 
-    def at(publish, event):
-        nonlocal place,inside
-        if inside: return publish(event) # by a listener, or by somebody who looks
-        inside = True
+    def at(self, publish, event):
+        "Publish an event, then halt"
+        if self.inside: return publish(event) # by a listener, or by somebody who looks
+        self.inside = True
         try:
             publish(event)
-            place = Place(event, learn.epoch, learn.training, learn.batch_idx)
-            if want in (None, event) or not go.empty(): said.put((place, place, None)); listen()
-        finally: inside = False
-        if want=='stop' and event!='cleanup_fit' and sys.exc_info()[1] is None: raise CancelFitException
+            self.place = Place(event, self.learn.epoch, self.learn.training, self.learn.batch_idx)
+            if self.want in (None, event) or not self.go.empty():
+                self.said.put((self.place, self.place, None))
+                self.listen()
+        finally: self.inside = False
+        if self.want=='stop' and event!='cleanup_fit' and sys.exc_info()[1] is None: raise CancelFitException
 
-    listen()
-    try:
-        if want=='stop': return
-        device = contextlib.nullcontext() if device.type=='cpu' else device
-        with device, aside(learn, weights=True, subs=copies_of_subs(learn)):
-            learn.publish,learn.unwind = (functools.partial(at, f) for f in (learn.publish, learn.unwind))
-            learn.fit(**kwargs | dict(subs=[*kwargs.get('subs', []), every]))
-    except BaseException as e: error = e
-    finally: said.put((None, None, error))
+    def run(self):
+        "The fit, when it is asked for"
+        error,every,learn = None,Subscriber(),self.learn
+        vars(every).update({e: lambda learn: None for e in EVENTS}) # so that each event is published
+        device = contextlib.nullcontext() if self.device.type=='cpu' else self.device
+        self.listen()
+        try:
+            if self.want=='stop': return
+            with device, aside(learn, weights=True, subs=copies_of_subs(learn)):
+                learn.publish,learn.unwind = (functools.partial(self.at, f) for f in (learn.publish, learn.unwind))
+                learn.fit(**self.kwargs | dict(subs=[*self.kwargs.get('subs', []), every]))
+        except BaseException as e: error = e
+        finally: self.said.put((None, None, error))
 
 class Steps(contextlib.AbstractContextManager):
     "A fit that halts at each event; see `step_through`"
@@ -72,10 +80,9 @@ class Steps(contextlib.AbstractContextManager):
         kwargs:dict # Arguments of `fit`
     ):
         check_free(learn)
-        self.learn,self.place,self._asked,self._over = learn,None,False,False
-        self._go,self._said = queue.SimpleQueue(),queue.SimpleQueue()
-        args = _walk,learn,kwargs,self._go,self._said,torch.get_default_device()
-        self._thread = threading.Thread(target=contextvars.copy_context().run, args=args, name='steps', daemon=True)
+        self.learn,self.place,self._asked,self._over,walk = learn,None,False,False,_Walk(learn, kwargs)
+        self._go,self._said,run = walk.go,walk.said,contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=[walk.run], name='steps', daemon=True)
         self._thread.start()
         self._stop = weakref.finalize(self, self._go.put, ('stop', {}))
         self._stop.atexit = False # waking it while Python ends would do harm

@@ -390,11 +390,11 @@ def test_stale_source(tmp_path):
     assert 'mine.after_loss(learn)  # MineS: has no source, or it has changed' in explain(learn)
 
 def test_run_and_diff():
-    learn = make('usual')[0]
+    wanted,(learn,_,_) = fitted('usual'),make('usual')
     x = explain(learn, 2)
-    assert not differ(fitted('usual'), run(learn, x.run))
+    assert not differ(wanted, run(learn, x.run))
     same_kind,other = make('usual')[0], make('bare')[0]
-    assert not differ(fitted('usual'), run(same_kind, lambda: x.run(same_kind)))
+    assert not differ(wanted, run(same_kind, lambda: x.run(same_kind)))
     with pytest.raises(ValueError, match='(?s)fits in another way.*- .*to_device'): x.run(other)
     assert not other.history
     with pytest.raises(ValueError, match='epochs'): explain(learn, -1)
