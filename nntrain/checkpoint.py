@@ -126,8 +126,8 @@ class CheckpointS(Subscriber):
         if not learn.trains or searching(learn): return
         if sum(isinstance(s, CheckpointS) for s in learn.subs) > 1:
             raise ValueError("subs: there are two CheckpointS, and a run can be continued only once: leave one out")
-        self.active,self.at = True,(0, 'train', 0) # `at`: epoch, kind of pass, batch
-        self.outer,self.run,self.time,self.start = sys.exc_info()[1],describe(learn),monotonic(),perf_counter()
+        self.active,self.outer,self.at = True,sys.exc_info()[1],(0, 'train', 0) # `at`: epoch, kind of pass, batch
+        self.run,self.time,self.start = describe(learn),monotonic(),perf_counter()
         self.state,self.best,self.rng_pass,self.steps,self.elapsed,self.ran = None,None,None,0,0.,False
         self.mmap = any(not p.is_cpu for p in learn.model.parameters()) # or else the optimizer keeps what was read
         self.folder.open(fresh=not self.resume and not self.fits, best=self.monitor is not None)
