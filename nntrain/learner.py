@@ -254,6 +254,9 @@ class Learner(Publisher):
     push_to_hub = doorbell('export.push_to_hub', "`(repo)`: upload such a folder to the Hugging Face hub.")
     verify_resume = doorbell('verify.verify_resume',
                              "Prove that a killed run of this learner would end with the same bits.")
+    explain = doorbell('explain.explain',
+                       "`(epochs, detail='short')`: the loop that `fit` would run, as plain code that you can run.")
+    step_through = doorbell('replay.step_through', "A fit that halts at each event and leaves no trace.")
     check = doorbell('check.check', "Look for mistakes that a training run hides, in a few seconds.")
     confusion_matrix = doorbell('results.confusion_matrix', "How often each class was taken for each.")
     plot_confusion = doorbell('results.plot_confusion', "Draw the confusion matrix.")
