@@ -74,14 +74,14 @@ class Stream(Rows, IterableDataset):
     ):
         super().__init__(ds, collate_fn or (default_convert if batch_size is None else default_collate), split)
         self.batch_size,self.drop_last = batch_size,drop_last
-        self.at = torch.zeros(2, dtype=torch.int64) # the seed and the number of the pass, which workers see, too
+        self.at = torch.zeros(4, dtype=torch.int64) # seed, number of the pass, share: which workers see, too
 
     def __len__(self):
         n,bs = len(self.ds),self.batch_size or 1
         return n//bs if self.drop_last else -(-n//bs)
 
     def __iter__(self):
-        info,key = get_worker_info(),self.at.tolist()
+        info,(*key,rank,world) = get_worker_info(),self.at.tolist()
         worker = [info.id] if info and info.id else [] # the first one draws what this process would
         with seeded(*key, *worker):
             if hasattr(self.ds, 'set_epoch'): self.ds.set_epoch(key[1])
@@ -90,8 +90,10 @@ class Stream(Rows, IterableDataset):
             with seeded(*key, i, *worker):
                 rows = list(itertools.islice(it, self.batch_size or 1))
                 if len(rows) < (self.batch_size if self.drop_last else 1): return
-                batch = self.collate_fn(rows[0] if self.batch_size is None else rows)
-            yield batch
+                n = len(rows)
+                mine = rows[n*rank//world:n*(rank+1)//world] # of a batch that several processes share
+                batch = self.collate_fn(rows[0] if self.batch_size is None else mine or rows[:1])
+            yield batch if world==1 else (batch, len(mine), n)
 
 # %% ../../nbs/12_loader.ipynb #649a56be
 class Loader(DataLoader):
@@ -105,7 +107,8 @@ class Loader(DataLoader):
         **kwargs # To `DataLoader`, such as `num_workers`; for an iterable also `batch_size` and `collate_fn`
     ):
         self.plan,self.seed,self.split,self.why = plan,seed,split,why
-        self.epoch,self.batch,self.current,self.n_rows = 0,0,None,None
+        self.epoch,self.batch,self.current,self.share = 0,0,None,(0,1)
+        self.n_rows = self.n_all = None # of the last batch: the rows in it, and with those of other processes
         whole('num_workers', kwargs.get('num_workers', 0))
         own = [kwargs.pop(k, d) for k,d in (('batch_size', 1), ('collate_fn', None), ('drop_last', False))]
         if plan is None: dataset = Stream(dataset, own[0], own[1], split, own[2])
@@ -126,7 +129,7 @@ class Loader(DataLoader):
         self.current = me = object()
         complete = False
         try:
-            for b in self.batches(self.epoch, self.batch):
+            for b in self.batches(self.epoch, self.batch, self.share):
                 if self.current is me: self.batch += 1
                 yield b
             complete = True
@@ -139,16 +142,18 @@ class Loader(DataLoader):
 
     def batches(self,
         epoch:int, # The number of the pass, from 0
-        start:int=0 # The batch to begin with
+        start:int=0, # The batch to begin with
+        share:tuple=(0,1) # `(i, n)`: only what process `i` of `n` gets of each batch
     ):
         "Pass `epoch` from batch `start` on, without counting it. Workers end with it, unless they are persistent."
         self.generator.manual_seed(mix_seed(self.seed, epoch)) # the workers' base seed
-        if self.plan is not None: self.plan.at = epoch,start
+        self.n_rows = self.n_all = None
+        if self.plan is not None: self.plan.at,self.plan.share = (epoch,start),share
         else:
             if self.num_workers: self.dataset.at.share_memory_()
-            self.dataset.at.copy_(torch.tensor((self.seed, epoch)))
+            self.dataset.at.copy_(torch.tensor((self.seed, epoch, *share)))
         it = self._start()
-        try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(it, start)
+        try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(it, start, share)
         except RuntimeError as e:
             if self.num_workers: add_note(e, f"nntrain: split {self.split!r}, in a worker or while waiting for one. "
                                              "If it was killed, try fewer workers; num_workers=0 shows which row it is")
@@ -172,16 +177,17 @@ class Loader(DataLoader):
         in_order = getattr(self, 'in_order', True)
         for b in it:
             n = sizes.popleft()
-            self.n_rows = n if in_order else None
+            self.n_rows,self.n_all = n if in_order else (None, None)
             yield b
 
-    def _stream(self, it, start):
+    def _stream(self, it, start, share):
         "The batches of an iterable, from batch `start` on"
         end,first = object(),None
         for i in itertools.count():
             try: b = next(it, end)
             except Exception as e: raise _located(self.split, f'batch {i} of the stream', e) from e
             if b is end: return self._count_stream(i)
+            if share!=(0,1): b,self.n_rows,self.n_all = b
             if self.num_workers>1 and i<2: first = self._not_twice(first, b)
             if i>=start: yield b
 
