@@ -123,9 +123,11 @@ class NaNStopS(Subscriber):
         if not self.active: return
         self.i += 1
         every = self.every or int(self.action=='skip' or learn.loss.device.type=='cpu')
-        if every and self.i%every==0 and not _finite(learn.loss) and not self.says_nothing(learn):
+        due = every and self.i%every==0
+        bad = due and not _finite(learn.loss) and not self.says_nothing(learn)
+        if due and learn.processes.any_of(bad):
             if self.action=='skip': self.skip()
-            self.stop(learn, f"the loss ({learn.loss.item()}) isn't finite at {self.place(learn)}")
+            self.stop(learn, bad and f"the loss ({learn.loss.item()}) isn't finite at {self.place(learn)}")
 
     def after_backward(self, learn):
         if not self.active: return
@@ -142,7 +144,7 @@ class NaNStopS(Subscriber):
         try: self.look(learn)
         except FloatingPointError: learn.history.pop(); raise # that pass is no result
         row = learn.history[-1]
-        if row['loss']!=row['loss']: row |= dict(loss=learn.mean_loss.compute(), samples=learn.mean_loss.n)
+        if row['loss']!=row['loss']: row |= zip(('loss', 'samples'), learn.processes.mean(learn.mean_loss))
 
     def cleanup_fit(self, learn):
         if self.skipped:
@@ -190,11 +192,12 @@ class NaNStopS(Subscriber):
             warnings.warn(f"NaNStopS: the loss of {len(bad)} batches was NaN, and no weight has suffered (did no "
                           "target count?): they are left out of the mean")
             bad = []
+        what = name and f"a weight isn't finite at {self.place(learn)}"
         if bad:
             i = learn.batch_idx-len(losses)+1+bad[0]
             place = f"epoch {learn.epoch}, {'training' if learn.training else 'validation'} batch {i}"
-            self.stop(learn, f"the loss ({losses[bad[0]].item()}) isn't finite at {place}", name)
-        elif name: self.stop(learn, f"a weight isn't finite at {self.place(learn)}", name)
+            what = f"the loss ({losses[bad[0]].item()}) isn't finite at {place}"
+        if learn.processes.any_of(what): self.stop(learn, what, name)
         elif learn.training: # validation may use other weights
             self.keep(learn, f'epoch {learn.epoch}, batch {learn.batch_idx}')
 
@@ -204,14 +207,18 @@ class NaNStopS(Subscriber):
     )->bool:
         "Are the weights finite? If not, stop or warn, as `action` says"
         name = bad_weight(learn.model, self.meant)
-        if name: self.stop(learn, f"a weight isn't finite at {self.place(learn)}, {so}", name)
-        return not name
+        bad = learn.processes.any_of(name)
+        if bad: self.stop(learn, name and f"a weight isn't finite at {self.place(learn)}, {so}", name)
+        return not bad
 
     @torch.no_grad()
     def stop(self, learn, what, weight=None):
-        "Raise `FloatingPointError` with the weights of the last look, or warn"
-        cause = f'the weight {weight}' if weight else first_nonfinite(learn, self.meant)
-        msg = f"{what}; the first that isn't is {cause}"
+        """Raise `FloatingPointError` with the weights of the last look, or warn. Of several processes all do; `what` is
+        `None` where nothing is wrong."""
+        cause = what and (f'the weight {weight}' if weight else first_nonfinite(learn, self.meant))
+        found = enumerate(learn.processes.gathered(what and f"{what}; the first that isn't is {cause}"))
+        rank,msg = next((i, o) for i,o in found if o)
+        if learn.processes.world > 1: msg = f'process {rank}: {msg}'
         if self.action=='warn': warnings.warn(msg); return
         for k,t in named_tensors(learn.model).items():
             if k in self.kept: t.copy_(self.kept[k])
