@@ -213,9 +213,10 @@ class Learner(Publisher):
         if self.batch is None:
             raise ValueError(f"dls.{'train' if self.training else 'valid'} gave no batches: is the stream empty, or "
                              "used up?")
-        loss,mode = self.mean_loss.compute(),'train' if self.training else 'eval'
-        row = dict(epoch=self.epoch, mode=mode, loss=loss) | {k: m.compute() for k,m in self.part_means.items()}
-        self.history.append(row | dict(seconds=seconds, samples=self.mean_loss.n))
+        mean = self.processes.mean
+        (loss,n),mode = mean(self.mean_loss),'train' if self.training else 'eval'
+        row = dict(epoch=self.epoch, mode=mode, loss=loss) | {k: mean(m)[0] for k,m in self.part_means.items()}
+        self.history.append(row | dict(seconds=seconds, samples=n))
 
     @property
     def subs(self):
