@@ -112,14 +112,13 @@ class StopSignals:
         it, # An iterator over a loader
         workers=False # Do other processes fetch them?
     ):
-        "The batches of `it`, up to a signal. With workers one that comes while we wait for a batch ends the block."
+        "The batches of `it`. With workers a signal that comes while we wait for a batch ends the block."
         self.waiting,sig = bool(workers and self.handlers),getattr(signal, 'SIGCHLD', None)
         for batch in it:
             self.waiting = False
             torchs = sig and getattr(signal.getsignal(sig), '__module__', '')=='torch.utils.data._utils.signal_handling'
             if torchs and self.handlers: self.handlers[sig] = signal.signal(sig, signal.SIG_DFL)
             yield batch
-            if self.stop: return
             self.waiting = bool(workers and self.handlers)
         self.waiting = False
 
@@ -156,19 +155,22 @@ class CheckpointS(Subscriber):
         self.active,self.at = True,(0, 'train', 0) # `at`: epoch, kind of pass, batch
         self.outer,self.run,self.time,self.start = sys.exc_info()[1],describe(learn),monotonic(),perf_counter()
         self.state,self.best,self.rng_pass,self.steps,self.elapsed,self.ran = None,None,None,0,0.,False
-        self.folder.open(fresh=not self.resume and not self.fits, best=self.monitor is not None)
+        self.leaving = 0
+        learn.processes.first_does(self.folder.open, fresh=not self.resume and not self.fits,
+                                   best=self.monitor is not None)
         if self.resume or self.fits: self._find(learn)
         learn.epochs = range(self.at[0], learn.n_epochs)
         self.signals.__enter__()
 
     def _find(self, learn):
         "Where does this fit go on?"
-        f,state = self.folder.newest()
+        f,state = learn.processes.first_does(self.folder.newest)
+        state = state and learn.processes.part(learn, state)
         fit,self.folder.stay = (state['fits'], state.get('begun', {})) if state else (-1, {})
         if fit < self.fits: return # this one begins
         if fit > self.fits: # this one is done; how a later one began says what it left
             first = self.dir/next((name for name,i in self.folder.stay.items() if i > self.fits), 'none')
-            try: f,state = first,self.folder.read(first)
+            try: f,state = first,learn.processes.first_does(self.folder.read, first)
             except BadCheckpoint as e:
                 warnings.warn(f"{first}: {e}. Until fit {fit+1} goes on, the model is that of {f}")
             state = {k: v for k,v in state.items() if k!='opt'} | dict(at=(learn.n_epochs, 'train', 0),
@@ -215,7 +217,7 @@ class CheckpointS(Subscriber):
         elif train and self.ran: self._between(learn, epoch=learn.epoch)
         elif train and self.fits: # that is how the fit before this one ended, too
             self.folder.stay[f'checkpoint-{self.folder.n+1:06}.pt'] = self.fits
-            self.folder.write(self._state(learn))
+            self._write(learn, self._state(learn))
         elif train: self._state(learn) # before the first batch: what can't be stored is named
         self.ran,self.elapsed,self.before_valid = True,0.,None
         if not train:
@@ -227,7 +229,7 @@ class CheckpointS(Subscriber):
         "The batches of a training pass, from the one that comes next; saves between them"
         s,self.state = self.state,None
         self.rng_pass,first = (revived(s['rng_pass']), s['at'][2]) if s else (run_rng(learn), 0)
-        place = data_state(learn)
+        place,alone = data_state(learn),learn.processes.world==1
         skip = 0 if not s else s.get('skip', 0) if {'dls','train'} & set(place) else first
         if skip: set_run_rng(learn, self.rng_pass) # from the beginning of the pass
         with batches_of(dl) as it:
@@ -238,7 +240,8 @@ class CheckpointS(Subscriber):
                 self.elapsed,learn.batch,learn.batch_idx = s['seconds'],(),first-1
             self.start,s = perf_counter(),None # its memory is free again
             try:
-                for i,batch in enumerate(self.signals.batches(it, getattr(dl, 'num_workers', 0)), first+1):
+                workers = alone and getattr(dl, 'num_workers', 0) # several processes leave together
+                for i,batch in enumerate(self.signals.batches(it, workers), first+1):
                     yield batch
                     self.steps += 1
                     self.at = learn.epoch,'train',i
@@ -249,8 +252,17 @@ class CheckpointS(Subscriber):
 
     def _valid_batches(self, learn, dl):
         "The batches of a validation pass, up to a signal"
-        with batches_of(dl) as it: yield from self.signals.batches(it, getattr(dl, 'num_workers', 0))
-        self.signals.leave()
+        with batches_of(dl) as it:
+            for batch in self.signals.batches(it, learn.processes.world==1 and getattr(dl, 'num_workers', 0)):
+                yield batch
+                if self._agreed(learn)[0]: self.signals.leave()
+
+    def _agreed(self, learn):
+        "What several processes do together: the signal that came to one of them, or 0; the seconds since the last save"
+        own = self.signals.stop or 0,0 if learn.processes.rank else monotonic()-self.time
+        stop,seconds = learn.processes.largest(*own)
+        if stop: self.signals.stop = self.leaving = int(stop)
+        return stop,seconds
 
     def after_epoch(self, learn):
         if self.active: learn.history[-1]['seconds'] += self.elapsed # what went before the interruption
@@ -260,7 +272,8 @@ class CheckpointS(Subscriber):
         if isinstance(learn.dl, WrappedLoader): learn.dl = learn.dl.dl
         e,before = sys.exc_info()[1],None if learn.training else self.before_valid
         failed = e is not self.outer and isinstance(e, Exception) and not isinstance(e, CANCELS)
-        if before and (failed or self.signals.stop): self.save(learn, **before)
+        alone = learn.processes.world==1 and (failed or self.signals.stop) # the error of one isn't that of all
+        if before and (alone or self.leaving): self.save(learn, **before)
 
     def after_fit(self, learn):
         if self.active and self.state: self._put_back(learn, self.state) # nothing was left to do
@@ -285,16 +298,21 @@ class CheckpointS(Subscriber):
         new_epoch = epoch is not None
         if new_epoch: self.at = epoch,'train',0
         best = new_epoch and self.monitor is not None and self._better(learn)
+        stop,seconds = self._agreed(learn)
         due = (new_epoch if self.every=='epoch' else not new_epoch and self.steps%self.every==0
-               if isinstance(self.every, int) else monotonic()-self.time >= self.every)
-        if due or last or best or self.signals.stop: self.save(learn, best)
-        self.signals.leave()
+               if isinstance(self.every, int) else seconds >= self.every)
+        if due or last or best or stop: self.save(learn, best)
+        if stop: self.signals.leave()
 
     def _state(self, learn):
         "The run as tensors and plain values. Raises `TypeError` that names what is neither."
         return run_state(learn)|dict(at=list(self.at), fits=self.fits, steps=self.steps, run=self.run, best=self.best,
                                      n_epochs=learn.n_epochs, rng_pass=storable(self.rng_pass), begun=self.folder.stay,
                                      seconds=self.elapsed+perf_counter()-self.start)
+
+    def _write(self, learn, state, *args, **kwargs):
+        "The first of several processes writes, with what each of them has for itself"
+        learn.processes.first_does(self.folder.write, learn.processes.parts(learn, state), *args, **kwargs)
 
     def save(self,
         learn, # The learner, between two batches of a fit with this subscriber
@@ -308,5 +326,5 @@ class CheckpointS(Subscriber):
         state = self._state(learn)|parts
         used = {clean_name(k): storable(t) for s in learn.subs if best and self.monitor.startswith('valid')
                 for k,t in getattr(s, 'validated', {}).items()}
-        self.folder.write(state, best, **(dict(validated=used) if used else {}))
+        self._write(learn, state, best, **(dict(validated=used) if used else {}))
         self.signals.saving,self.time = False,monotonic()
