@@ -216,9 +216,8 @@ class NaNStopS(Subscriber):
         """Raise `FloatingPointError` with the weights of the last look, or warn. Of several processes all do; `what` is
         `None` where nothing is wrong."""
         cause = what and (f'the weight {weight}' if weight else first_nonfinite(learn, self.meant))
-        found = enumerate(learn.processes.gathered(what and f"{what}; the first that isn't is {cause}"))
-        rank,msg = next((i, o) for i,o in found if o)
-        if learn.processes.world > 1: msg = f'process {rank}: {msg}'
+        found = learn.processes.gathered(what and f"{what}; the first that isn't is {cause}")
+        msg = found[0] if len(found)==1 else '; '.join(f'process {i}: {o}' for i,o in enumerate(found) if o)
         if self.action=='warn': warnings.warn(msg); return
         for k,t in named_tensors(learn.model).items():
             if k in self.kept: t.copy_(self.kept[k])

@@ -6,8 +6,8 @@
 __all__ = ['world', 'rank', 'is_first', 'start', 'leave', 'group', 'total', 'largest', 'any_of', 'gathered', 'from_first', 'meet',
            'launch']
 
-# %% ../nbs/02_processes.ipynb #63fcedff
-import atexit,io,os,sys
+# %% ../nbs/02_processes.ipynb #2f33e461
+import atexit,io,logging,os,sys
 from datetime import timedelta
 from functools import lru_cache,partial
 import torch
@@ -134,7 +134,7 @@ def meet(
         raise RuntimeError(f"the processes have parted: {', '.join(f'{i} is {o}' for i,o in enumerate(places))}. What "
                            "ends a batch, a pass or a fit must do so in all: ask learn.processes.any_of(flag)")
 
-# %% ../nbs/02_processes.ipynb #4f216c52
+# %% ../nbs/02_processes.ipynb #af141066
 def _main(f, *args):
     torch.set_num_threads(1) # as torchrun does; and threads of the parent don't outlive a fork
     try: return _pack(f(*args))
@@ -153,8 +153,10 @@ def launch(
     if torch.cuda.is_initialized() or world() > 1:
         raise RuntimeError("launch forks this process, which has used CUDA or is one of several already: call it in a "
                            "new one, before anything else, or use torchrun")
-    config = LaunchConfig(1, 1, whole('n', n, 1, 'processes'), start_method='fork', max_restarts=0, rdzv_backend='c10d',
-                          rdzv_endpoint='localhost:0')
+    for name in ('distributed.elastic.multiprocessing.api', 'multiprocessing.spawn'): # the error below says it all
+        logging.getLogger(f'torch.{name}').setLevel(logging.CRITICAL)
+    config = LaunchConfig(1, 1, whole('n', n, 1, 'processes'), run_id='launch', start_method='fork', max_restarts=0,
+                          rdzv_backend='c10d', rdzv_endpoint='localhost:0')
     try: return _unpack(elastic_launch(config, record(_main))(f, *args)[0])
     except ChildFailedError as e:
         i,text = e.get_first_failure()[0],e.get_first_failure()[1].message
