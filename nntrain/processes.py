@@ -30,7 +30,8 @@ def is_first()->bool:
 
 # %% ../nbs/02_processes.ipynb #72a677cb
 def _report(handler, old, kind, e, trace):
-    handler.record_exception(e) # torchrun shows the error of the process that failed first, below all others
+    try: raise e.with_traceback(trace) # torchrun shows the error of the process that failed first, below all others
+    except BaseException: handler.record_exception(e)
     old(kind, e, trace)
 
 def start(

@@ -289,3 +289,31 @@ class Numbers(torch.utils.data.IterableDataset):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_streams(tmp_path, workers): as_one(tmp_path, stream=Numbers, n=301, num_workers=workers)
+
+# ---- with torchrun, as a user would: slow
+script = """import sys; sys.path[:0] = [{tests!r}, {root!r}]
+import test_distributed as t
+from pathlib import Path
+if __name__=='__main__': {call}
+"""
+def torchrun(tmp_path, call, *flags):
+    f = tmp_path/'train.py'
+    f.write_text(script.format(tests=str(root/'tests'), root=str(root), call=call))
+    cmd = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--rdzv-backend', 'c10d', '--rdzv-endpoint', 'localhost:0', *flags, f]
+    return subprocess.run([str(o) for o in cmd], capture_output=True, text=True, timeout=150, env=dict(os.environ, PYTHONPATH=str(root)))
+
+@pytest.mark.slow
+def test_torchrun_starts_again_after_a_kill(tmp_path):
+    "Process 1 is killed in the first attempt; the second ends as if nothing had been"
+    kw = 'n=700, epochs=2, drop=.3'
+    res = torchrun(tmp_path, f"t.job({str(tmp_path/'again')!r}, {kw}, subs=[t.CheckpointS({str(tmp_path/'c')!r}, every=5), *([t.DieS(t.kill)] if t.os.environ['TORCHELASTIC_RESTART_COUNT']=='0' else [])])", '--max-restarts', '2')
+    assert res.returncode==0 and 'Resumed from' in res.stdout, res.stdout+res.stderr
+    straight = run(tmp_path, 2, n=700, drop=.3, subs=[CheckpointS(tmp_path/'d', every=5)])
+    for r,a in enumerate(straight):
+        b = torch.load(tmp_path/f'again-{r}.pt', weights_only=False)
+        assert weights_differ(a, b)==0 and a['history']==b['history']
+
+@pytest.mark.slow
+def test_torchrun_ends_with_the_error_that_came_first(tmp_path):
+    res = torchrun(tmp_path, "t.job('x', subs=[t.DieS(t.broken)])")
+    assert res.returncode and 'ValueError: a row is broken' in '\n'.join(res.stderr.splitlines()[-12:]), res.stderr
