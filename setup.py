@@ -17,7 +17,8 @@ setup(
     long_description=readme.read_text(encoding='utf-8') if readme.exists() else cfg['description'],
     long_description_content_type='text/markdown',
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
-    project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl'], 'Changelog': cfg['git_url'] + '/blob/main/CHANGELOG.md'},
+    project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl'], 'Changelog': cfg['git_url'] + '/blob/main/CHANGELOG.md',
+                  'Source': cfg['git_url'], 'Issues': cfg['git_url'] + '/issues'},
     license='Apache-2.0', license_files=['LICENSE'], keywords=cfg['keywords'],
     classifiers=[f'Development Status :: {statuses[cfg["status"]]}', f'Intended Audience :: {cfg["audience"]}',
                  f'Natural Language :: {cfg["language"]}', 'Framework :: Jupyter',
@@ -25,7 +26,7 @@ setup(
                  *(f'Programming Language :: Python :: {v}' for v in pythons)],
     packages=find_packages(include=['nntrain', 'nntrain.*']), include_package_data=True, zip_safe=False,
     python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={'dev': cfg['dev_requirements'].split(), 'digits': [o for o in cfg['dev_requirements'].split() if o.startswith('scikit-learn')]},
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f'{cfg["lib_name"]}={cfg["lib_path"]}._modidx:d']},
 )

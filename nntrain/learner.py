@@ -213,9 +213,9 @@ class Learner(Publisher):
         if self.batch is None:
             raise ValueError(f"dls.{'train' if self.training else 'valid'} gave no batches: is the stream empty, or "
                              "used up?")
-        mean = self.processes.mean
-        (loss,n),mode = mean(self.mean_loss),'train' if self.training else 'eval'
-        row = dict(epoch=self.epoch, mode=mode, loss=loss) | {k: mean(m)[0] for k,m in self.part_means.items()}
+        loss,n = self.processes.mean(self.mean_loss)
+        row = (dict(epoch=self.epoch, mode='train' if self.training else 'eval', loss=loss) |
+               {k: self.processes.mean(m)[0] for k,m in self.part_means.items()})
         self.history.append(row | dict(seconds=seconds, samples=n))
 
     @property
@@ -248,6 +248,10 @@ class Learner(Publisher):
                               "Plot the norm of the gradient in the last fit with `GradClipS`.")
     save = doorbell('saving.files.save', "`(path)`: save the weights.")
     load = doorbell('saving.files.load', "`(path)`: load weights.")
+    export = doorbell('export.export',
+                      "`(path)`: write the model as `.onnx`, `.pt2` or `.safetensors`, and run that file.")
+    to_folder = doorbell('export.to_folder', "`(path)`: write weights, settings and a model card into a folder.")
+    push_to_hub = doorbell('export.push_to_hub', "`(repo)`: upload such a folder to the Hugging Face hub.")
     verify_resume = doorbell('verify.verify_resume',
                              "Prove that a killed run of this learner would end with the same bits.")
     check = doorbell('check.check', "Look for mistakes that a training run hides, in a few seconds.")
@@ -259,17 +263,17 @@ class Learner(Publisher):
 
 # %% ../nbs/23_learner.ipynb #142c35fd
 class FirstPassS(Subscriber):
-    """Looks at the loss of the first batch of each pass, for misspelt events and for numbers that nobody will compute.
-    `Learner` adds one to each fit."""
-    order,looked = -10**6,False
+    """Looks at the loss of the first training and the first validation batch, for misspelt events and for numbers that
+    nobody will compute. `Learner` adds one to each fit."""
+    order,looked = -10**6,() # passes of which kind? `True` is training
     def after_loss(self, learn):
-        if learn.batch_idx: return
+        if learn.batch_idx or learn.training in self.looked: return
         check_loss(learn, compared=type(learn).get_loss is Learner.get_loss)
         if not self.looked: check_monitors(learn)
 
     def after_epoch(self, learn):
         if not self.looked: check_names(learn)
-        self.looked = True
+        self.looked = {*self.looked, learn.training}
 
     def after_fit(self, learn):
         if self.looked: check_names(learn, sure=False)

@@ -8,7 +8,7 @@ __all__ = ['mlp', 'conv_block', 'Pictures', 'cnn', 'cnn_layers', 'init_weights',
 # %% ../nbs/60_models.ipynb #d39552aa
 import math
 from torch import nn
-from .checks import choice,whole
+from .checks import choice,refuse,whole
 
 # %% ../nbs/60_models.ipynb #cef6a4ba
 def mlp(
@@ -23,7 +23,7 @@ def mlp(
 # %% ../nbs/60_models.ipynb #55e77747
 def _check_sizes(widths=(1,), **sizes):
     "Raise `TypeError` or `ValueError` that names the first of these that isn't a whole number from 1"
-    if not widths: raise ValueError("widths must name the channels of at least one block, such as (16,32,64)")
+    refuse(ValueError, (not widths, "widths must name the channels of at least one block, such as (16,32,64)"))
     for k,v in (sizes | {f'widths[{i}]': w for i,w in enumerate(widths)}).items(): whole(k, v, 1)
 
 # %% ../nbs/60_models.ipynb #2072b096
@@ -37,7 +37,7 @@ def conv_block(
 )->nn.Module:
     "A convolution, padded so that only `stride` changes the size, then batch norm and ReLU if asked for"
     _check_sizes(in_c=in_c, out_c=out_c, kernel_size=kernel_size, stride=stride)
-    if kernel_size%2==0: raise ValueError(f"kernel_size must be odd, not {kernel_size}: an even one has no middle")
+    refuse(ValueError, (kernel_size%2==0, f"kernel_size must be odd, not {kernel_size}: an even one has no middle"))
     conv = nn.Conv2d(in_c, out_c, kernel_size, stride, kernel_size//2, bias=not norm)
     more = [*([nn.BatchNorm2d(out_c)] if norm else []), *([nn.ReLU()] if act else [])]
     return nn.Sequential(conv, *more) if more else conv
@@ -52,16 +52,12 @@ class Pictures(nn.Module):
         self.c_in = c_in
 
     def forward(self, x):
-        c = self.c_in
-        if x.ndim==2:
-            side = math.isqrt(x.shape[1]//c)
-            if c*side*side != x.shape[1]:
-                raise ValueError(f"rows of {x.shape[1]} numbers aren't square pictures of {c} channel(s): "
-                                 "give pictures, not flattened, or set c_in")
-            return x.unflatten(1, (c, side, side))
+        c,side = self.c_in,math.isqrt(x.shape[1]//self.c_in) if x.ndim==2 else 0
+        if side and c*side*side==x.shape[1]: return x.unflatten(1, (c, side, side))
         pictures = x[:,None] if x.ndim==3 and c==1 else x
         if pictures.ndim!=4 or pictures.shape[1]!=c:
-            raise ValueError(f"pictures must be of shape (samples, {c}, height, width), not {tuple(x.shape)}: set c_in")
+            raise ValueError(f"pictures must be of shape (samples, {c}, height, width), or flattened and square, not "
+                             f"{tuple(x.shape)}: set c_in, or don't flatten them")
         return pictures
 
     def extra_repr(self): return f'{self.c_in}'
@@ -121,12 +117,10 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         self.in_c,self.out_c,self.stride = in_c,out_c,choice('stride', stride, (1, 2))
-        self.convs = conv_conn(in_c, out_c, stride=stride)
+        self.convs,self.act = conv_conn(in_c, out_c, stride=stride),nn.ReLU()
         pool = [nn.AvgPool2d(2, ceil_mode=True)] if stride==2 else []
         conv = [conv_block(in_c, out_c, 1, act=False, norm=False, stride=1)] if in_c!=out_c else []
         self.straight = nn.Sequential(*pool, *conv)
-        self.act = nn.ReLU()
-
     def forward(self, x): return self.act(self.convs(x)+self.straight(x))
 
 # %% ../nbs/60_models.ipynb #dc114f98

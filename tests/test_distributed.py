@@ -184,7 +184,6 @@ def test_resumed_to_the_last_bit(tmp_path, how, codes):
 def test_resumed_with_other_processes(tmp_path, before, after):
     kw = dict(n=700)
     one, = run(tmp_path/'one', 1, **kw)
-    dead = DieS(kill)
     codes,outs,s = forked(lambda: job(tmp_path/'x', subs=[CheckpointS(tmp_path/'b', every=5), StopS()], **kw), before, tmp_path/'dead')
     assert set(codes)=={143}, outs
     for r in run(tmp_path/'resumed', after, subs=[CheckpointS(tmp_path/'b', every=5)], **kw): same(one, r)

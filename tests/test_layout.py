@@ -126,7 +126,7 @@ def test_the_library_is_small():
     "Without nntrain.scratch. 3,500 is the aim"
     n = sum(statements(tree(p)) for p in product)
     print(f'\nnntrain: {n} statements in {len(product)} modules')
-    assert n <= 5100 # the aim is 4,800 when the open issues are done
+    assert n <= 5350 # the aim is 4,800 when the open issues are done
 
 def too_wide(path):
     "Lines of more than 120 columns, but for those that nbdev writes: `__all__` and the marks of the cells"

@@ -29,7 +29,7 @@ class Page(HTMLParser):
         a,self.linked = dict(attrs),False
         if 'id' in a: self.ids.append(a['id'])
         if tag=='a' and 'href' in a: self.links.append(a['href'])
-        if tag=='link' and 'href' in a: self.links.append(a['href'])
+        if tag=='link' and 'href' in a and a.get('rel')!='canonical': self.links.append(a['href'])
         if tag=='script' and 'src' in a: self.links.append(a['src'])
         if tag=='img':
             self.images.append(a.get('src', ''))
@@ -102,7 +102,7 @@ def library(root):
 
 def check(docs, root=root):
     "All faults of the site in the folder `docs`, as text"
-    docs = Path(docs).resolve()
+    docs,base = Path(docs).resolve(),urlsplit(front.site(root)).path+'/'
     pages = {p: Page(p) for p in sorted(docs.rglob('*.html')) if 'pagefind' not in p.relative_to(docs).parts}
     faults = [] if pages else [f'{docs.name} has no pages']
     api,twins,known = library(root)
@@ -114,7 +114,8 @@ def check(docs, root=root):
             u = urlsplit(url)
             if url.startswith(front.site(root)): fault(f'link to {url} should be relative')
             if u.scheme or u.netloc: continue
-            to = (path.parent/unquote(u.path)).resolve() if u.path else path
+            inside = unquote(u.path).removeprefix(base) if path.name=='404.html' else unquote(u.path) # that page is shown for any address
+            to = (path.parent/inside).resolve() if u.path else path
             if to.is_dir(): to = to/'index.html'
             if not to.exists(): fault(f'{url} leads nowhere')
             elif u.fragment and to in pages and unquote(u.fragment) not in pages[to].ids: fault(f'{url}: no such place on that page')
@@ -131,7 +132,7 @@ def check(docs, root=root):
         for s in page.math:
             fault(f'bad TeX: {s[:60]}')
         for s in unresolved(page, known, twins): fault(s)
-        if len(prose.split()) < 30: fault('the page is empty, or nearly')
+        if len(prose.split()) < (10 if path.name=='404.html' else 30): fault('the page is empty, or nearly')
     for name,n,doc in api:
         page = pages.get(docs/name)
         if page is None: faults.append(f'{name}: no such page, but {n} should be there'); continue

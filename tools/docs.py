@@ -1,11 +1,11 @@
 """Build the documentation site in _docs: `make docs`.
 
-With Quarto installed this is `nbdev_docs` with the filters of tools/filters.py. Quarto is a large download that package indexes don't have, so
-CI and anybody in a hurry get the same pages from what pip installs: nbdev's processed notebooks become Markdown, pandoc (the engine inside
-Quarto) makes HTML of it, and Pagefind a search index."""
+nbdev's processed notebooks become Markdown, pandoc (the engine inside Quarto) makes HTML of it, and Pagefind a search index. All of that comes with
+pip, and the pages that are published are the ones that the tests look at. `_quarto.yml` is for people who preview a page with Quarto."""
 import base64, json, os, re, shutil, subprocess, sys, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 import nbdev.serve, pypandoc, yaml
 from nbdev.config import get_config
 import filters, front
@@ -38,15 +38,20 @@ def cell_md(cell, i, out):
     outs = [output(o, f'{i}-{j}', opts, out) for j,o in enumerate(cell.get('outputs', []))] if opts.get('output')!='false' else []
     return '' if opts.get('include')=='false' else '\n\n'.join(filter(None, [code, *outs]))
 
+folded = {*front.library, 'Tutorials', 'From scratch'} # in the sidebar, unless the reader is there
+
 def menu(here, up):
-    "The sidebar, and the pages before and after this one"
+    "The sidebar, the name of the section, and the pages before and after this one"
     pages = [(name, p, '/'.join((*p.relative_to(root/'nbs').parts[:-1], front.page(p)))) for name,ps in front.sections(root).items() for p in ps]
     link = lambda o, extra='': f'<a href="{up}{o[2]}"{extra}>{"Home" if o[1].stem=="index" else front.heading(o[1])[0]}</a>'
-    side = [f'<h2>{name}</h2><ul>' + ''.join('<li>' + link(o, ' aria-current="page"' if o[2]==here else '') for o in pages if o[0]==name) + '</ul>'
-            for name in dict.fromkeys(o[0] for o in pages)]
     i = [o[2] for o in pages].index(here)
+    side = []
+    for name in dict.fromkeys(o[0] for o in pages):
+        items = '<ul>' + ''.join('<li>' + link(o, ' aria-current="page"' if o[2]==here else '') for o in pages if o[0]==name) + '</ul>'
+        if name==front.library[0]: side.append('<h2>The library</h2>')
+        side.append(f'<details{" open" if name==pages[i][0] else ""}><summary>{name}</summary>{items}</details>' if name in folded else f'<h2>{name}</h2>{items}')
     ends = [link(pages[j], f' rel="{rel}"') if 0<=j<len(pages) else '<span></span>' for j,rel in ((i-1, 'prev'), (i+1, 'next'))]
-    return '\n'.join(side), '\n'.join(ends)
+    return '\n'.join(side), pages[i][0], '\n'.join(ends)
 
 def render(src, proc, docs):
     "Make the page of the processed notebook `src`"
@@ -56,11 +61,12 @@ def render(src, proc, docs):
     out,up = docs/rel.with_name(head['output-file']),'../'*(len(rel.parts)-1)
     out.parent.mkdir(parents=True, exist_ok=True)
     here = out.relative_to(docs).as_posix()
-    side,ends = menu(here, up)
+    side,section,ends = menu(here, up)
     md = '\n\n'.join(filter(None, (cell_md(c, i, out) for i,c in enumerate(nb['cells'][1:]))))
     md = re.sub(r'(\]\((?!\w+:)[^)\s]*?)(\w+)\.ipynb(?=[)#])', lambda m: m[1]+front.page(Path(m[2])), md) # as Quarto does
     title = 'nntrain' if here=='index.html' else f"{head['title']} – nntrain"
-    values = dict(up=up, here=here, sidebar=side, ends=ends, pagetitle=title, repo=front.site(root, 'git_url'), notebook=rel.as_posix())
+    values = dict(up=up, here=here, sidebar=side, section=section, ends=ends, pagetitle=title, repo=front.site(root, 'git_url'), notebook=rel.as_posix(),
+                  site=front.site(root), about=re.sub(r'[`*]', '', head.get('description') or title))
     args = ['--template', str(root/'tools'/'site'/'page.html'), '--toc', '--toc-depth=3', '--mathml', '--wrap=none', '--fail-if-warnings']
     for k,v in values.items(): args += ['-V', f'{k}={v}']
     top = '---\n' + yaml.safe_dump({k: head.get(k, '') for k in ('title', 'description')}) + '---\n\n'
@@ -73,16 +79,20 @@ def main(out=None):
     nbdev.serve.FilterDefaults = filters.Filters
     cfg = get_config(); cfg.d['renderer'] = 'filters.Doc'
     docs = Path(out or cfg.doc_path)
-    if shutil.which('quarto') and not out:
-        from nbdev.quarto import nbdev_docs
-        (root/'README.md').touch() # ours is newer, so nbdev leaves it alone
-        return nbdev_docs(n_workers=0)
     proc = nbdev.serve.proc_nbs(n_workers=0, force=True)
     shutil.rmtree(docs, ignore_errors=True)
     shutil.copytree(proc, docs, ignore=shutil.ignore_patterns('*.ipynb', '*.yml', 'styles.css'))
     for name in ('site.css', 'site.js'): shutil.copy(root/'tools'/'site'/name, docs)
     pages = sorted(proc.rglob('*.ipynb'))
     with ThreadPoolExecutor(os.cpu_count()) as ex: list(ex.map(lambda p: render(p, proc, docs), pages))
+    names = sorted(p.relative_to(docs).as_posix() for p in docs.rglob('*.html'))
+    (docs/'sitemap.txt').write_text(''.join(f'{front.site(root)}/{n}\n' for n in names))
+    home = (docs/'index.html').read_text(encoding='utf-8')
+    lost = '<article><div class="title"><h1>There is no such page</h1></div><p>It may have moved: the menu and the search (press <kbd>/</kbd>) know where things are.</p></article>'
+    home = re.sub(r'<aside class="toc".*?</aside>', '<aside class="toc"></aside>', home, flags=re.S)
+    home = re.sub(r'<article>.*</article>', lost, home, flags=re.S).replace(' data-pagefind-body', '').replace(' aria-current="page"', '')
+    base = urlsplit(front.site(root)).path+'/' # the host shows it for any address, so its links begin at the root
+    (docs/'404.html').write_text(re.sub(r'(href|src)="(?!\w+:|#|/)', rf'\1="{base}', home).replace('data-up=""', f'data-up="{base}"'), encoding='utf-8')
     subprocess.run([sys.executable, '-m', 'pagefind', '--site', docs, '--quiet'], check=True)
     print(f'{len(pages)} pages in {docs.name}. Open {docs}/index.html; for the search: {Path(sys.executable).name} -m http.server -d {docs}, then http://localhost:8000')
 

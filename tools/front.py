@@ -1,4 +1,4 @@
-"""Write what follows from the notebooks: README.md, the table of rooms in nbs/index.ipynb and the sidebar of the site. `make export` calls it.
+"""Write what follows from the notebooks: README.md and the sidebar of the site. `make export` calls it.
 
 `nbdev_readme` makes a README too, but only with Quarto installed, and `nbdev_sidebar` knows no sections. README.md also has to read well on a
 package index, so the links in index.ipynb are absolute, and pictures that a cell drew are left out."""
@@ -7,10 +7,10 @@ from configparser import ConfigParser
 from functools import lru_cache
 from pathlib import Path
 
-mark = '<!-- rooms: tools/front.py writes this table from the notebooks -->'
-
-tutorials = ('digit_classifier', 'fashion_mnist', 'write_a_subscriber', 'deeper', 'text_classification', 'segmentation', 'multi_label',
-             'language_model', 'tables', 'fine_tuning', 'gan', 'callbacks', 'from_bare_loop_to_learner') # in this order; others follow
+start = 'from_bare_loop_to_learner','digit_classifier' # of the tutorials: where people begin
+tutorials = ('fashion_mnist', 'write_a_subscriber', 'deeper', 'fine_tuning', 'segmentation', 'multi_label', 'text_classification',
+             'language_model', 'tables', 'gan', 'callbacks') # in this order; others follow
+questions = 'how_do_i','coming_from'
 
 def read(path): return json.loads(path.read_text(encoding='utf-8'))
 
@@ -32,28 +32,26 @@ def heading(path):
     return m.groups() if m else (None, None)
 
 chapters = {'0': 'Ground', '1': 'Data', '2': 'The loop', '3': 'Training better', '4': 'Nothing is lost', '5': 'Looking', '6': 'Other shapes',
-            '7': 'Outside', '9': 'From scratch'} # by the tens of the notebooks' numbers
+            '7': 'Reference', '9': 'From scratch'} # by the tens of the notebooks' numbers
+library = [v for k,v in chapters.items() if k in '0123456'] # which the sidebar shows under one roof
 
 def sections(root):
     "The notebooks in reading order, by the section of the site that they belong to: numbered ones by chapter. Raises `KeyError` for a chapter without a name."
     nbs = root/'nbs'
-    res = {'Guide': [nbs/'index.ipynb', *sorted(p for p in nbs.glob('[!0-9]*.ipynb') if p.stem!='index')]}
-    for p in sorted(nbs.glob('[0-9]*.ipynb')): res.setdefault(chapters[p.name[0]], []).append(p)
-    return res | {'Tutorials': sorted((nbs/'tutorials').glob('*.ipynb'), key=lambda p: ((*tutorials, p.stem).index(p.stem), p.stem))}
-
-def rooms(root):
-    "A Markdown table of the notebooks for each section, in reading order"
-    res = [mark]
-    for name,paths in sections(root).items():
-        if paths := [p for p in paths if p.stem!='index']: res += ['', f'### {name}', '', '| notebook | what it is about |', '| --- | --- |']
-        for p in paths: res.append(f"| [{heading(p)[0]}]({site(root)}/{(p.parent/page(p)).relative_to(root/'nbs').as_posix()}) | {heading(p)[1]} |")
-    return '\n'.join(res)
+    plain = {p.stem: p for p in sorted(nbs.glob('[!0-9]*.ipynb'))}
+    tuts = {p.stem: p for p in sorted((nbs/'tutorials').glob('*.ipynb'), key=lambda p: ((*tutorials, p.stem).index(p.stem), p.stem))}
+    res = {'Start': [plain.pop('index'), *(tuts.pop(k) for k in start if k in tuts)],
+           'How do I ...?': [plain.pop(k) for k in questions if k in plain], 'Tutorials': list(tuts.values())}
+    numbered = {}
+    for p in sorted(nbs.glob('[0-9]*.ipynb')): numbered.setdefault(chapters[p.name[0]], []).append(p)
+    reference = [*plain.values(), *numbered.pop('Reference', [])]
+    return {k: v for k,v in (res | numbered | {'Reference': reference}).items() if v}
 
 def sidebar(root):
     "The sidebar in the form that Quarto reads"
     res = ['# Written by tools/front.py', 'website:', '  sidebar:', '    contents:']
     for name,paths in sections(root).items():
-        if paths: res += [f'      - section: {name}', '        contents:', *(f"          - {p.relative_to(root/'nbs').as_posix()}" for p in paths)]
+        res += [f'      - section: "{name}"', '        contents:', *(f"          - {p.relative_to(root/'nbs').as_posix()}" for p in paths)]
     return '\n'.join(res)
 
 def table(html):
@@ -79,13 +77,8 @@ def markdown(cell):
     return '\n\n'.join(filter(None, [f'```python\n{code}\n```', *map(shown, cell['outputs'])]))
 
 def write(root):
-    "Bring the three files of the project at `root` up to date"
-    index = root/'nbs'/'index.ipynb'
-    nb = read(index)
-    for c in nb['cells']:
-        if source(c).startswith(mark): c['source'] = rooms(root).splitlines(True)
-    new = json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n'
-    if new != index.read_text(encoding='utf-8'): index.write_text(new, encoding='utf-8')
+    "Bring the two files of the project at `root` up to date"
+    nb = read(root/'nbs'/'index.ipynb')
     (root/'nbs'/'sidebar.yml').write_text(sidebar(root) + '\n', encoding='utf-8')
     (root/'README.md').write_text('\n\n'.join(filter(None, map(markdown, nb['cells']))) + '\n', encoding='utf-8')
 

@@ -6,8 +6,7 @@
 __all__ = ['Columns', 'decode', 'Decoded', 'Tensors', 'free_memory', 'check_columns']
 
 # %% ../../nbs/13_memory.ipynb #03353afa
-import hashlib,os,re,secrets,socket,warnings,weakref,zipfile
-import multiprocessing as mp
+import hashlib,multiprocessing as mp,os,re,secrets,socket,warnings,weakref,zipfile
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,11 @@ def _decoder(feature, mask):
     return _f
 
 # %% ../../nbs/13_memory.ipynb #33ccbced
+def _raised(x):
+    "`x`, unless it is an error: a worker returns it, since torch would wrap one that is raised there"
+    if isinstance(x, ValueError): raise x
+    return x
+
 class _Chunks(Dataset):
     "Chunks of an image column: `chunks[i]` is the pixels of the rows from `i` on, or the error that names a row"
     def __init__(self, ds, name, split, mask=False):
@@ -44,35 +48,31 @@ class _Chunks(Dataset):
         self.name,self.split,self.decode = name,split,_decoder(ds.features[name], mask)
         self.raw = ds.select_columns([name]).cast_column(name, Image(decode=False)).with_format('arrow')
         self.step,self.first = 1,None
-        self.first = self.read(0)[0]
+        self.first = _raised(self[0])[0]
         self.step = max(1, min(1000, 2**22//self.first.numel()))
 
     def __getitem__(self, i):
-        try: return torch.stack(self.read(i))
-        except ValueError as e: return e
-
-    def read(self, i):
         res = []
         for j,o in enumerate(self.raw[i:i+self.step][self.name].to_pylist(), i):
             where = f"split {self.split!r}, row {j}, column {self.name!r}"
             try: x = self.decode(o)
             except Exception as e:
-                raise ValueError(f"{where}: the image can't be decoded ({e!r}). Repair the file, or leave the row out "
-                                 f"with `dd[{self.split!r}].select(...)`") from e
+                return ValueError(f"{where}: the image can't be decoded ({e!r}). Repair the file, or leave the row out "
+                                  f"with `dd[{self.split!r}].select(...)`")
             f = self.first if j else x
             if x.shape!=f.shape or x.dtype!=f.dtype:
-                raise ValueError(f"{where}: the image is {tuple(x.shape)} {x.dtype}, that of row 0 is {tuple(f.shape)} "
-                                 f"{f.dtype}. Make them alike, in `dd.with_transform(...)` or in a `collate_fn` of "
-                                 "your own")
+                return ValueError(f"{where}: the image is {tuple(x.shape)} {x.dtype}, that of row 0 is "
+                                  f"{tuple(f.shape)} {f.dtype}. Make them alike, in `dd.with_transform(...)` or in a "
+                                  "`collate_fn` of your own")
             res.append(x)
-        return res
+        return torch.stack(res)
 
 # %% ../../nbs/13_memory.ipynb #83b961c2
 def _n_workers(work):
     "Workers worth starting to decode `work` pixels"
-    if work<1e7 or mp.get_start_method()!='fork' or mp.current_process().daemon: return 0
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return min(n, 8) if n>1 else 0
+    useful = work>=1e7 and n>1 and mp.get_start_method()=='fork' and not mp.current_process().daemon
+    return min(n, 8) if useful else 0
 
 def _decode_images(ds, name, split, mask=False):
     """The images of column `name` as one tensor of pixels. Raises `ValueError` that names the row which is broken or
@@ -82,12 +82,11 @@ def _decode_images(ds, name, split, mask=False):
     out,starts = torch.empty(n, *chunks.first.shape, dtype=chunks.first.dtype),range(0, n, chunks.step)
     dl = DataLoader(chunks, sampler=starts, batch_size=None, collate_fn=identity, num_workers=_n_workers(out.numel()),
                     generator=torch.Generator())
-    bar = tqdm(total=n, desc=f'Decoding {split}', delay=1, disable=None, leave=False)
-    with bar, warnings.catch_warnings(): # Python 3.12 warns of any fork beside threads; these workers only decode
+    with tqdm(total=n, desc=f'Decoding {split}', delay=1, disable=None, leave=False) as bar, warnings.catch_warnings():
+        # Python 3.12 warns of any fork beside threads; these workers only decode
         warnings.filterwarnings('ignore', '.*fork.*', DeprecationWarning)
         for i,x in zip(starts, dl):
-            if isinstance(x, ValueError): raise x
-            out[i:i+len(x)] = x
+            out[i:i+len(x)] = _raised(x)
             bar.update(len(x))
     return out
 
@@ -99,16 +98,15 @@ def _decode_column(ds, name, split, mask=False):
     f = ds.features[name]
     if isinstance(f, Image): return _decode_images(ds, name, split, mask)
     ds = ds.select_columns([name])
-    if isinstance(f, (ClassLabel,Value)) and re.fullmatch(r'u?int\d+|float\d+', f.dtype):
-        col = ds.with_format('arrow')[:][name]
-        if not col.null_count:
-            x = torch.from_numpy(col.to_numpy().astype(np.float32 if 'float' in f.dtype else np.int64))
-            bad = ((x<0)|(x>=f.num_classes)).nonzero() if isinstance(f, ClassLabel) else ()
-            if len(bad):
-                raise ValueError(f"split {split!r}, row {int(bad[0])}, column {name!r}: label {int(x[bad[0]])} is no "
-                                 f"class: there are {f.num_classes}, from 0 ({len(bad)} rows like that). Leave them "
-                                 f"out with `dd[{split!r}].filter(...)`, or the column with `remove_columns`")
-            return x
+    numbers = isinstance(f, (ClassLabel,Value)) and re.fullmatch(r'u?int\d+|float\d+', f.dtype)
+    if numbers and not (col := ds.with_format('arrow')[:][name]).null_count:
+        x = torch.from_numpy(col.to_numpy().astype(np.float32 if 'float' in f.dtype else np.int64))
+        bad = ((x<0)|(x>=f.num_classes)).nonzero() if isinstance(f, ClassLabel) else ()
+        if len(bad):
+            raise ValueError(f"split {split!r}, row {int(bad[0])}, column {name!r}: label {int(x[bad[0]])} is no "
+                             f"class: there are {f.num_classes}, from 0 ({len(bad)} rows like that). Leave them "
+                             f"out with `dd[{split!r}].filter(...)`, or the column with `remove_columns`")
+        return x
     rows,n = Rows(ds, hf_ds_collate_fn, split),len(ds)
     return torch.cat([rows[BatchKey(0, 0, 0, range(i, min(i+10_000, n)))][0] for i in range(0, n, 10_000)])
 
@@ -116,18 +114,14 @@ def _decode_column(ds, name, split, mask=False):
 class Columns(dict): "Column name → tensor" # a class of its own, so that it can be referred to weakly
 _alive,_owners = weakref.WeakValueDictionary(),weakref.WeakKeyDictionary()
 
-def _ended(pid):
-    "Has this process of this machine ended? (On Windows nobody can ask without harm.)"
-    try: return os.name=='posix' and os.kill(pid, 0)
-    except OSError as e: return isinstance(e, ProcessLookupError)
-
 def _save(cols, file):
     "Write `cols` to `file`, whole or not at all, after removing what killed processes of this machine left there"
     file.parent.mkdir(parents=True, exist_ok=True)
     ours = f'.part-{socket.gethostname()}-'
-    for f in file.parent.glob(f'{ours}*'):
+    for f in file.parent.glob(f'{ours}*') if os.name=='posix' else (): # on Windows nobody can ask without harm
         with suppress(OSError, ValueError, OverflowError): # of another user, or not named by us
-            if _ended(int(f.name.removeprefix(ours).split('-')[0])): f.unlink()
+            try: os.kill(int(f.name.removeprefix(ours).split('-')[0]), 0)
+            except ProcessLookupError: f.unlink() # who wrote it has ended
     tmp = file.with_name(f'{ours}{os.getpid()}-{secrets.token_hex(4)}')
     try:
         with open(tmp, 'wb') as f:
@@ -142,10 +136,10 @@ def _save(cols, file):
 def _load(names, n, file):
     "The columns in `file`, mapped into memory after a look at the checksums. Raises `ValueError` if it is damaged."
     try:
-        with zipfile.ZipFile(file) as z:
-            if z.testzip(): raise ValueError("it is damaged: the checksum differs")
-        res = Columns(torch.load(file, mmap=True, weights_only=True))
-        if [*res]!=names or any(len(x)!=n for x in res.values()): raise ValueError(f"it isn't {n} rows of {names}")
+        with zipfile.ZipFile(file) as z: damaged = z.testzip()
+        res = Columns({} if damaged else torch.load(file, mmap=True, weights_only=True))
+        if [*res]!=names or any(len(x)!=n for x in res.values()):
+            raise ValueError("a checksum differs" if damaged else f"it isn't {n} rows of {names}")
     except Exception as e: # anything may be in that file
         raise ValueError(f"cache_dir: {file} holds no readable copy of the data ({e}). Delete that file") from e
     return res
@@ -171,16 +165,17 @@ def decode(
     what = repr((names, sorted(masks), _files(ds, names)))
     key = f"{ds._fingerprint}-{hashlib.sha1(what.encode(), usedforsecurity=False).hexdigest()[:16]}"
     file = Path(cache_dir).expanduser()/f'{key}-v2.pt' if cache_dir else None
-    there,res = file and file.is_file(),_alive.get(key)
-    if res is None and there: res = _load(names, len(ds), file)
-    if res is None: res = Columns({k: _decode_column(ds, k, split, k in masks) for k in names})
+    there = file and file.is_file()
+    res = _alive.get(key) or (_load(names, len(ds), file) if there else
+                              Columns({k: _decode_column(ds, k, split, k in masks) for k in names}))
     if file and not there: _save(res, file)
     _alive[key] = _owners[ds] = res
     return res
 
 # %% ../../nbs/13_memory.ipynb #93cadb33
-class Decoded(Dataset):
+class Decoded(Rows):
     "Decoded columns, whose items are batches: what `hf_ds_collate_fn` makes of those rows, to the last bit"
+    how = 'decoded in memory'
     def __init__(self,
         ds, # A Hugging Face `Dataset`
         split:str='train', # What errors call it
@@ -188,13 +183,11 @@ class Decoded(Dataset):
         cache_dir:str|Path|None=None, # Keep the decoded columns in this folder, too
         masks:list|None=None # Image columns that hold numbers of classes; `None`: those that `find_masks` finds
     ):
-        self.ds,self.split,self.flatten = ds,split,flatten
-        self.masks = find_masks(ds) if masks is None else list(masks)
-        self.collate_fn = partial(hf_ds_collate_fn, flatten=flatten, masks=self.masks)
+        self.flatten,self.masks = flatten,find_masks(ds) if masks is None else list(masks)
+        super().__init__(ds, partial(hf_ds_collate_fn, flatten=flatten, masks=self.masks), split)
         self.cols = decode(ds, split, cache_dir, self.masks)
         self.images = set(image_columns(ds))-set(self.masks)
 
-    def __len__(self): return len(self.ds)
     def __getitem__(self, key):
         rows = torch.as_tensor(key.rows)
         return [self.batch(k, x.index_select(0, rows)) for k,x in self.cols.items()]
@@ -222,8 +215,7 @@ class Tensors(Rows):
         self.indices = None if indices is None else torch.as_tensor(indices)
     def __len__(self): return len(self.ds if self.indices is None else self.indices)
     def __getitem__(self, key):
-        rows = torch.as_tensor(key.rows)
-        if self.indices is not None: rows = self.indices[rows]
+        rows = torch.as_tensor(key.rows if self.indices is None else self.indices[key.rows])
         return [t[rows] for t in self.ds.tensors]
 
 # %% ../../nbs/13_memory.ipynb #f31b12a4
@@ -236,9 +228,7 @@ def free_memory()->int:
         if top.exists() and used.exists() and (limit := top.read_text().strip())!='max':
             free = min(free, int(limit)-int(used.read_text()))
         return max(free, 0)
-    with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')//2
-    return 2*2**30
+    return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')//2 if hasattr(os, 'sysconf') else 2*2**30
 
 def check_columns(
     ds, # A Hugging Face `Dataset`

@@ -10,7 +10,7 @@ import random
 from collections import deque,namedtuple
 from contextlib import contextmanager
 import numpy as np, torch
-from ..core import set_rng_state
+from ..core import keep_rng
 
 # %% ../../nbs/11_order.ipynb #a7f26107
 BatchKey = namedtuple('BatchKey', 'seed epoch batch rows')
@@ -27,13 +27,12 @@ def seeded(
 ):
     """Inside the block, Python's, NumPy's and torch's CPU generators start from `key`; after it they are as they
     were."""
-    state = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state())
-    s = mix_seed(*key)
-    random.seed(s)
-    np.random.seed(s%2**32)
-    torch.default_generator.manual_seed(s)
-    try: yield
-    finally: set_rng_state(state)
+    with keep_rng(('python','numpy','torch')):
+        s = mix_seed(*key)
+        random.seed(s)
+        np.random.seed(s%2**32)
+        torch.default_generator.manual_seed(s)
+        yield
 
 # %% ../../nbs/11_order.ipynb #32e43f2f
 class BatchPlan:
@@ -48,7 +47,7 @@ class BatchPlan:
         seed:int=0 # A whole number, not negative: the same seed gives the same orders
     ):
         self.n,self.batch_size,self.shuffle,self.drop_last = n,batch_size,shuffle,drop_last
-        self.sampler,self.batch_sampler,self.seed,self.at,self.sizes = sampler,batch_sampler,seed,(0,0),None
+        self.sampler,self.batch_sampler,self.seed,self.at,self.sizes = sampler,batch_sampler,seed,(0,0),deque()
         self.share = 0,1 # process 0 of 1: all rows of each batch
 
     def __len__(self):
@@ -75,21 +74,18 @@ class BatchPlan:
         start:int=0 # The batch to begin with
     ):
         "The keys of pass `epoch`, from batch `start` on"
-        order,bs = self.order(epoch),self.batch_size
-        if self.batch_sampler is not None: bs,n = None,len(order) # what `len` says of it may be an estimate
-        else: n = len(order)//bs if self.drop_last else -(-len(order)//bs)
-        for i in range(start, n):
+        order,bs = self.order(epoch),None if self.batch_sampler is not None else self.batch_size
+        n = len(order) if bs is None else len(order)//bs if self.drop_last else -(-len(order)//bs)
+        for i in range(start, n): # what `len` says of a batch sampler may be an estimate
             yield BatchKey(self.seed, epoch, i, order[i*bs:(i+1)*bs] if bs else order[i])
 
     def __iter__(self):
         """This process's `share` of the keys from `at` on; one that has no rows borrows the first. The number of rows
-        of each, its own and in all, are added to the list `sizes`."""
-        def count(keys, sizes, rank, world):
-            for k in keys:
-                n = len(k.rows)
-                mine = slice(n*rank//world, n*(rank+1)//world)
-                sizes.append((mine.stop-mine.start, n))
-                yield k if world==1 else k._replace(seed=mix_seed(k.seed, rank) if rank else k.seed,
-                                                    rows=k.rows[mine if mine.stop > mine.start else slice(1)])
-        self.sizes = deque()
-        return count(self.keys(*self.at), self.sizes, *self.share)
+        of each, its own and in all, are added to the `sizes` of the moment when it begins."""
+        sizes,(rank,world) = self.sizes,self.share
+        for k in self.keys(*self.at):
+            n = len(k.rows)
+            mine = slice(n*rank//world, n*(rank+1)//world)
+            sizes.append((mine.stop-mine.start, n))
+            yield k if world==1 else k._replace(seed=mix_seed(k.seed, rank) if rank else k.seed,
+                                                rows=k.rows[mine if mine.stop > mine.start else slice(1)])

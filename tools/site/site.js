@@ -3,6 +3,7 @@ const $ = (s, e=document) => e.querySelector(s), all = (s, e=document) => [...e.
 
 const menu = $('#menu')
 menu.onclick = () => menu.setAttribute('aria-expanded', document.body.classList.toggle('menu-open'))
+addEventListener('keydown', e => { if (e.key=='Escape' && document.body.classList.contains('menu-open')) { menu.click(); menu.focus() } })
 $('#sidebar [aria-current]')?.scrollIntoView({block: 'nearest'})
 scrollTo(0, location.hash ? scrollY : 0)
 
@@ -23,6 +24,7 @@ for (const d of all('div.sourceCode')) {
   d.append(b)
 }
 
+for (const p of all('pre, .html-output, article > table')) if (p.scrollWidth > p.clientWidth || p.scrollHeight > p.clientHeight) p.tabIndex = 0 // keys can scroll it
 for (const c of all('.toc code')) c.innerHTML = c.innerHTML.replace(/[._]/g, '$&<wbr>') // a long name breaks between words
 const contents = $('aside.toc > ul')?.cloneNode(true) // for narrow windows, above the text
 if (contents) { all('[id]', contents).forEach(e => e.removeAttribute('id')); $('.toc.small').append(contents) }
@@ -40,14 +42,25 @@ const open = async () => {
   catch { results.innerHTML = '<p>Search needs a web server: <code>python -m http.server -d _docs</code></p>' }
 }
 const item = (url, title, excerpt, part) => `<a role="listitem" href="${url}" class="${part ? 'part' : ''}"><b>${title}</b><small>${excerpt}</small></a>`
+const stem = w => w.replace(/(.{3})(ings?|ed|es|s|e)$/, '$1').replace(/([^aeiou])\1$/, '$1') // stopping, stoping, stops: stop
 const show = async () => {
-  const q = input.value.trim(), found = q ? await pf?.debouncedSearch(q, {}, 120) : {results: []}
+  const q = input.value.trim(), words = q.toLowerCase().split(/[\s-]+/).map(stem)
+  const name = s => s.title.replace(/#$/, ''), fits = t => words.every(w => t.toLowerCase().includes(w))
+  const rank = s => name(s)==q ? 2 : +fits(name(s)) // headings say what a place is about; the best is the very name
+  const look = async found => Promise.all(found.results.slice(0, 16).map(async r => {
+    const p = await r.data()
+    p.parts = p.sub_results.filter(s => s.url!=p.url).sort((a, b) => rank(b)-rank(a))
+    p.rank = Math.max(fits(p.meta.title) ? 1.5 : 0, ...p.parts.map(rank))
+    if (p.rank && /how_do_i/.test(p.url)) p.rank += .6 // the answer before the explanation
+    return p
+  }))
+  const found = q ? await pf?.debouncedSearch(q, {}, 120) : {results: []}
   if (!found) return // a newer search is on its way
-  const pages = await Promise.all(found.results.slice(0, 8).map(r => r.data()))
-  const exact = s => s.title.replace(/#$/, '').toLowerCase()==q.toLowerCase() // the heading is the very name
-  pages.sort((a, b) => b.sub_results.some(exact) - a.sub_results.some(exact))
-  results.innerHTML = pages.map(p => item(p.url, p.meta.title, p.excerpt) + p.sub_results.filter(s => s.url!=p.url).sort((a, b) => exact(b)-exact(a)).slice(0, 4)
-    .map(s => item(s.url, s.title.replace(/#$/, ''), s.excerpt, true)).join('')).join('') || (q ? '<p>Nothing found.</p>' : '')
+  let pages = await look(found)
+  if (q && !pages.some(p => p.rank)) pages = [...await look(await pf.search(words.join(' '))), ...pages] // misspelt, perhaps
+  pages.sort((a, b) => b.rank - a.rank)
+  results.innerHTML = [...new Map(pages.map(p => [p.url, p])).values()].slice(0, 8).map(p => item(p.url, p.meta.title, p.excerpt) + p.parts.slice(0, 4).map(s => item(s.url, name(s), s.excerpt, true)).join('')).join('')
+    || (q ? '<p>Nothing found.</p>' : '')
 }
 $('#find').onclick = open
 input.oninput = show
