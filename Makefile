@@ -65,6 +65,7 @@ bench: $(STAMP)  ## measure speed: ratios to the bare loop, side by side in one 
 	@$(BIN)/python bench/imports.py
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/subscribers.py
 	@$(BIN)/python bench/loader.py
+	@$(BIN)/python bench/tables.py
 	@$(BIN)/python bench/checkpoint.py
 
 torture: $(STAMP)  ## kill 50 runs at random steps and 50 while they save, resume them, compare every bit

@@ -188,8 +188,8 @@ def _varies(p): # a model may scale its inputs itself
     p = p.detach().float() if isinstance(p, torch.Tensor) and len(p) > 1 else torch.zeros(2)
     return float(p.std(0).mean()/p.abs().mean().clamp(min=1e-12))
 
-def _spread(batches):
-    x = torch.cat([columns(b)[0].detach().cpu().flatten() for b in batches]).double()
+def _spread(batches, n=None):
+    x = torch.cat([columns(b)[0][...,:n].detach().cpu().flatten() for b in batches]).double()
     return float(x.mean()),float(x.std())
 
 def check_inputs(
@@ -197,8 +197,9 @@ def check_inputs(
 )->dict:
     "Inputs with NaN or infinity, a mean beyond ±10, or a standard deviation above 10 or below 0.001"
     if not isinstance(s.x, torch.Tensor) or not s.x.is_floating_point(): return {}
-    mean,std = float(s.x.float().mean()),float(s.x.float().std())
-    (a,b),(c,d) = (_spread(o) for o in (s.train, s.valid or s.train))
+    n = getattr(getattr(s.learn.dls, 'preprocessor', None), 'sizes', {}).get('n_cont') # of a table: categories follow
+    mean,std = float(s.x[...,:n].float().mean()),float(s.x[...,:n].float().std())
+    (a,b),(c,d) = (_spread(o, n) for o in (s.train, s.valid or s.train))
     apart = max(b, d) > 5*min(b, d) or abs(a-c) > 5*min(b, d)
     return dict(
         nan_inputs=not s.x.isfinite().all(),

@@ -10,7 +10,7 @@ __all__ = ['Stats', 'DataLoaders', 'BatchKey', 'hf_ds_collate_fn', 'inplace', 'c
 from collections import namedtuple
 from functools import partial
 from inspect import signature
-import numpy as np, torch
+import torch
 from torch.utils.data import ConcatDataset,DataLoader,Subset,TensorDataset
 from fastcore.basics import patch
 from .checks import choice,whole
@@ -19,7 +19,7 @@ from .data.collate import (InOrder,classes_of,collate,collate_dict,find_masks,fl
                                   image_columns,inplace)
 from .data.loader import Loader,Rows,first_batches,map_style,uncounted
 from .data.memory import Columns,Decoded,Tensors,check_columns,decode,free_memory
-from .data.order import BatchKey,BatchPlan,mix_seed,seeded
+from .data.order import BatchKey,BatchPlan,mix_seed,seeded,split_rows
 
 # %% ../nbs/14_dataloaders.ipynb #3507aeda
 def _plain_hf(ds): return hasattr(ds, '_fingerprint') and map_style(ds) and not ds.format['type']
@@ -109,7 +109,8 @@ def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, s
         why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
     base,indices = (ds.dataset, ds.indices) if type(ds) is Subset else (ds, None)
-    tensors = type(base) is TensorDataset and getattr(collate_fn, 'collate_fn', None) is collate
+    as_it_is = getattr(type(base), '__getitem__', None) is TensorDataset.__getitem__ # or a class that only adds names
+    tensors = as_it_is and getattr(collate_fn, 'collate_fn', None) is collate
     if why and not tensors: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
     data = (Tensors(base, collate_fn, split, indices) if tensors else
             Decoded(ds, split, cache_dir=cache_dir, **own))
@@ -209,6 +210,38 @@ class DataLoaders:
                                  cache_dir=cache_dir, seed=seed, splits=(train,valid,'test'),
                                  test_ds=dd['test'] if 'test' in dd and valid!='test' else None, **kwargs)
 
+    @classmethod
+    def from_df(cls,
+        df, # A data frame of pandas
+        target:str, # The column to predict
+        batch_size:int=64, # Rows of a training batch; a validation batch has twice as many
+        **kwargs # `valid`, `cat`, `cont`, `transform`, ... of `nntrain.data.tables.from_df`; `seed`, ...
+    ):
+        """Make the loaders of a table: a matrix of features, standardised by the training rows, and the target. Raises
+        `ValueError`, naming row and column, on what can't be used; `ImportError` without pandas or scikit-learn."""
+        from nntrain.data.tables import from_df
+        return from_df(cls, df, target, batch_size, **kwargs)
+
+    @classmethod
+    def from_csv(cls,
+        path, # A CSV file whose first line has the names; for one of another form, read it with pandas, and `from_df`
+        target:str, # As in `from_df`
+        batch_size:int=64, # As in `from_df`
+        **kwargs # As in `from_df`; `valid` may be another file
+    ):
+        "Make the loaders of a table in a file. Raises as `from_df` does, naming the file."
+        return cls.from_df(path, target, batch_size, **kwargs)
+
+    @classmethod
+    def from_arrays(cls,
+        X, # The features: an array or a tensor (rows, features)
+        y, # The target: an array or a tensor (rows)
+        batch_size:int=64, # As in `from_df`
+        **kwargs # As in `from_df`; `valid` may be a pair `(X, y)`
+    ):
+        "Make the loaders of arrays. Raises as `from_df` does."
+        return cls.from_df((X, y), 'y', batch_size, **kwargs)
+
     def state_dict(self)->dict:
         "Where both loaders are, in whole numbers, for those that can tell (torchdata's `StatefulDataLoader` can too)"
         return {k: dl.state_dict() for k,dl in (('train',self.train),('valid',self.valid)) if hasattr(dl, 'state_dict')}
@@ -233,9 +266,14 @@ class DataLoaders:
         stats=None, # Mean and standard deviation per channel with which a transform normalised the images
         **kwargs # To `nntrain.plotting.get_grid`, such as `nrows` or `imsize`
     ):
-        "Draw the first images of the next batch with their class names, or print a table of its rows"
-        from nntrain.plotting import show_batch
+        "Draw the first images of the next batch with their classes, masks or boxes, or print a table of its rows"
+        from nntrain.data.describe import show_batch
         return show_batch(self, n, train, stats, **kwargs)
+
+    def describe(self):
+        "Print what the data are: rows, how they are read and why so, memory, columns, classes and how often they come"
+        from nntrain.data.describe import describe
+        return describe(self)
 
 # %% ../nbs/14_dataloaders.ipynb #3330e5cf
 @patch(cls_method=True)
@@ -252,10 +290,7 @@ def split(cls:DataLoaders,
     if 'train' not in dd or {'valid','validation'}&set(dd):
         raise ValueError(f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}")
     ds,n = dd['train'],len(dd['train'])
-    if not 0<valid<1 or int(n*valid+1e-9) in (0,n):
-        raise ValueError(f"valid must be a share between 0 and 1 that leaves rows in both splits, not {valid!r} of {n} "
-                         "rows: try 0.2")
-    order = np.random.default_rng(seed).permutation(n)
+    col = None
     if stratify is not None:
         if stratify not in ds.column_names:
             raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or "
@@ -265,9 +300,8 @@ def split(cls:DataLoaders,
             if o is None or isinstance(o, (list,dict)):
                 raise ValueError(f"stratify: column {stratify!r} has the value {o} in row {i}, not one class for each "
                                  "row. Give stratify=None, or a column with one value per row")
-        order = order[np.argsort(np.asarray(col)[order], kind='stable')]
-    held = np.diff((np.arange(n+1)*valid+1e-9).astype(int))>0 # evenly spaced, so each class gets its share
-    return DatasetDict(dd | dict(train=ds.select(np.sort(order[~held])), valid=ds.select(np.sort(order[held]))))
+    train,held = split_rows(n, valid, seed, col)
+    return DatasetDict(dd | dict(train=ds.select(train), valid=ds.select(held)))
 
 # %% ../nbs/14_dataloaders.ipynb #fe067f72
 Stats = namedtuple('Stats', 'mean std')

@@ -206,7 +206,7 @@ class ShortRunS(Subscriber):
     def before_fit(self, learn): self.batches = None
 
     def before_epoch(self, learn):
-        learn.dl = WrappedLoader(learn.dl, lambda dl: islice(dl, self.n), self.n)
+        learn.dl = WrappedLoader(learn.dl, lambda dl: itertools.islice(dl, self.n), self.n)
         if self.same and learn.training: learn.dl = self.batches = self.batches or list(learn.dl)
 
 # %% ../nbs/50_inspect.ipynb #b3b9823e

@@ -133,6 +133,7 @@ def item_batch(
     if n_inp>1 and not isinstance(item, dict):
         raise ValueError(f"the model takes {n_inp} columns: give the item as a dict with their names")
     ds,collate = rows_of(_valid(dls))
+    if hasattr(ds, 'item_row'): return collate([ds.item_row(item)]) # it knows how one thing becomes a row: a `Table`
     if isinstance(item, np.ndarray): item = item.astype(item.dtype.newbyteorder('='), copy=False) # torch knows no other
     is_bytes = getattr(item, 'dtype', None) in (np.uint8, np.uint16, torch.uint8, torch.uint16) and item.ndim>1
     raw = isinstance(item, (str, Path)) or hasattr(item, 'getbands') or is_bytes

@@ -282,7 +282,7 @@ def as_text(
 )->str:
     "What makes `x` what it is, as text which is the same each time that a script is started"
     if depth < 0: return type(x).__name__
-    if hasattr(x, '__array_interface__'): x = np.asarray(x) # such as a picture
+    if hasattr(x, '__array_interface__') and not isinstance(x, type): x = np.asarray(x) # such as a picture
     text = next(f for kinds,f in _texts.items() if isinstance(x, kinds))(x, depth)
     return text if len(text) <= 200 else f'{text[:80]}...{_digest(text)}'
 
