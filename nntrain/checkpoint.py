@@ -125,8 +125,8 @@ class CheckpointS(Subscriber):
         if not learn.trains or searching(learn): return
         if sum(isinstance(s, CheckpointS) for s in learn.subs) > 1:
             raise ValueError("subs: there are two CheckpointS, and a run can be continued only once: leave one out")
-        self.active,self.at = True,(0, 'train', 0) # `at`: epoch, kind of pass, batch
-        self.outer,self.run,self.time,self.start = sys.exc_info()[1],describe(learn),monotonic(),perf_counter()
+        self.active,self.outer,self.at = True,sys.exc_info()[1],(0, 'train', 0) # `at`: epoch, kind of pass, batch
+        self.run,self.time,self.start = describe(learn),monotonic(),perf_counter()
         self.state,self.best,self.rng_pass,self.steps,self.elapsed,self.ran,self.leaving = None,None,None,0,0.,False,0
         self.mmap = any(not p.is_cpu for p in learn.model.parameters()) # or else the optimizer keeps what was read
         learn.processes.first_does(self.folder.open, fresh=not self.resume and not self.fits,

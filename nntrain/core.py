@@ -173,11 +173,11 @@ def split_batch(
 def endless(
     dl # A loader
 ):
-    "The batches of `dl`, over and over; ends if there are none"
-    n = 1
-    while n:
-        n = 0
-        for n,b in enumerate(dl, 1): yield b
+    "The batches of `dl`, over and over; ends if there are none twice in a row (a resumed pass may have none left)"
+    empty = 0
+    while empty < 2:
+        empty += 1
+        for b in dl: empty = 0; yield b
 
 def n_batches(
     dl # A loader

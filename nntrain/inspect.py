@@ -154,9 +154,9 @@ class TimerS(Subscriber):
     def before_fit(self, learn):
         self.rows,self.inside,self.last = [],True,time.perf_counter()
         for event in EVENTS:
-            begin = partial(self.mark, self.parts.get(event, 'other'), True)
-            around = [begin, *learn.listeners[event], partial(self.mark, 'subscribers', False)]
-            learn.listeners[event] = tuple(around[::-1] if event.startswith('cleanup') else around) # called last first
+            ends = partial(self.mark, self.parts.get(event, 'other'), True),partial(self.mark, 'subscribers', False)
+            first,last = ends[::-1] if event.startswith('cleanup') else ends # these are called last first
+            learn.listeners[event] = (first, *learn.listeners[event], last)
 
     def before_epoch(self, learn):
         self.rows.append(dict(epoch=learn.epoch, mode='train' if learn.training else 'eval',

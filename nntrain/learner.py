@@ -73,6 +73,7 @@ class Learner(Publisher):
             self.n_epochs,self.epochs,self.trains,self.validates = epochs,range(epochs),train,bool(valid)
             if train: self._set_opt(lr, keep_opt)
             self._fit(train, valid)
+            if size: self.dls.train.close()
 
     @PublishEvents('fit')
     def _fit(self, train, valid):

@@ -17,7 +17,7 @@ from nntrain.finite import NaNStopS
 from nntrain.learner import DeviceS, Learner, MetricsS, MomentumLearner, ProgressS
 from nntrain.metrics import Accuracy
 from nntrain.schedule import EarlyStoppingS
-from nntrain.saving.files import locked
+from nntrain.saving.files import CheckpointFolder, locked
 from train_script import digits
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
@@ -232,11 +232,25 @@ def test_nan_in_one_process(tmp_path, action, split):
         a,b = [torch.load(tmp_path/f'x-{r}.pt', weights_only=False) for r in range(2)]
         assert weights_differ(a, b)==0 and a['history']==b['history'] and a['history'][0]['samples']==576
 
-def test_two_jobs_in_one_folder(tmp_path):
-    "The processes of one job are one writer; another job is refused, as a whole"
-    run(tmp_path, 2, n=300, epochs=1, subs=[CheckpointS(tmp_path/'c')])
+@pytest.mark.parametrize('background', [False, True])
+def test_two_jobs_in_one_folder(tmp_path, monkeypatch, background):
+    "The processes of one job are one writer, the first; another job is refused, as a whole"
+    def write(self, *args, own=CheckpointFolder.write, **kw):
+        (tmp_path/f'process {rank()} wrote').touch()
+        return own(self, *args, **kw)
+    monkeypatch.setattr(CheckpointFolder, 'write', write)
+    def subs(): return [CheckpointS(tmp_path/'c', background=background)]
+    run(tmp_path, 2, n=300, epochs=1, subs=subs())
     assert [p.name for p in sorted((tmp_path/'c').iterdir())]==['checkpoint-000001.pt']
-    with locked(tmp_path/'c'/'.lock'): refused(tmp_path, 'it is in use by process', n=300, subs=[CheckpointS(tmp_path/'c')])
+    assert [p.name for p in tmp_path.glob('*wrote')]==['process 0 wrote']
+    if not background:
+        with locked(tmp_path/'c'/'.lock'): refused(tmp_path, 'it is in use by process', n=300, subs=subs())
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    "The first can't write, and all say so"
+    def write(self, *args, **kw): raise OSError(28, 'No space left on device', 'checkpoint')
+    monkeypatch.setattr(CheckpointFolder, 'write', write)
+    refused(tmp_path, 'No space left on device', n=300, subs=[CheckpointS(tmp_path/'c')])
 
 def test_nothing_is_left(tmp_path):
     "The model has its own forward, the learner nothing of the others, after an error too; and no process group at the end"

@@ -204,7 +204,7 @@ class Loader(DataLoader):
             self.dataset.start,self.dataset.place = start,self.place if start and self.seeks else None
         it = self._start()
         try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(it, start, share)
-        except RuntimeError as e:
+        except (RuntimeError, ConnectionError, EOFError) as e:
             if self.num_workers: add_note(e, f"nntrain: split {self.split!r}, in a worker or while waiting for one. "
                                              "If it was killed, try fewer workers; num_workers=0 shows which row it is")
             raise
@@ -295,6 +295,11 @@ class Stretches:
             for b in itertools.islice(self.it, self.size-self.done): self.done += 1; yield b
         finally: self.done = 0
 
+    def close(self):
+        "The pass of the loader that was under way is over, also if this process has only resumed to its place"
+        if self.it: self.it.close()
+        if getattr(self.dl, 'batch', 0): self.dl._leave()
+
     def state_dict(self)->dict:
         "The place of the loader, and that in the stretch. Raises `TypeError` if the loader doesn't know its place."
         if hasattr(self.dl, 'state_dict'): return self.dl.state_dict() | dict(done=self.done)
@@ -305,7 +310,7 @@ class Stretches:
         state:dict # What `state_dict` returned
     ):
         "Go on from there"
-        self.done,self.it = state['done'],None
+        self.done,self.it = state.get('done', 0),None # none in that of a later fit without stretches
         self.dl.load_state_dict({k: v for k,v in state.items() if k != 'done'})
 
 def with_stretches(
