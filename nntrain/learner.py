@@ -214,9 +214,10 @@ class Learner(Publisher):
         if self.batch is None:
             raise ValueError(f"dls.{'train' if self.training else 'valid'} gave no batches: is the stream empty, or "
                              "used up?")
-        loss,mode = self.mean_loss.compute(),'train' if self.training else 'eval'
-        row = dict(epoch=self.epoch, mode=mode, loss=loss) | {k: m.compute() for k,m in self.part_means.items()}
-        self.history.append(row | dict(seconds=seconds, samples=self.mean_loss.n))
+        loss,n = self.processes.mean(self.mean_loss)
+        row = (dict(epoch=self.epoch, mode='train' if self.training else 'eval', loss=loss) |
+               {k: self.processes.mean(m)[0] for k,m in self.part_means.items()})
+        self.history.append(row | dict(seconds=seconds, samples=n))
 
     @property
     def subs(self):

@@ -47,7 +47,7 @@ class AugmentS(StatefulS):
     `TypeError` or `ValueError` on bad arguments; in the fit, `ValueError` if the inputs are no pictures and
     torchvision would take them for one, or on targets that would have to move with them and can't; `TypeError` if
     they are no tensor."""
-    order,state,epoch,i = DeviceS.order+1,('epoch', 'i'),0,0
+    order,state,epoch,i,rank = DeviceS.order+1,('epoch', 'i'),0,0,0
     def __init__(self,
         transform, # Called with inputs (samples, channels, height, width): a v2 transform of torchvision, or a function
         *, draws:int=8, # In how many parts a batch is cut; each is changed in its own way
@@ -60,7 +60,9 @@ class AugmentS(StatefulS):
         self.transform,self.draws,self.seed = transform,whole('draws', draws, 1, 'parts'),seed
         self.with_targets = with_targets
 
-    def before_fit(self, learn): self.start = self.epoch,self.i; self.begin()
+    def before_fit(self, learn): # each of several processes changes its rows in its own way
+        self.start,self.rank = (self.epoch, self.i),learn.processes.rank
+        self.begin()
 
     def before_batch(self, learn):
         if not learn.training: return
@@ -92,7 +94,7 @@ class AugmentS(StatefulS):
             raise ValueError(f"AugmentS got inputs of shape {tuple(x.shape)}, and torchvision would take them for one "
                              "picture: don't flatten, partial(hf_ds_collate_fn, flatten=False)")
         kind = x.device.type
-        with (seeded_on(x.device, self.seed, self.epoch, self.i),
+        with (seeded_on(x.device, self.seed, self.epoch, self.i, *([self.rank] if self.rank else [])),
               torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()):
             if not targets: return torch.cat([self.transform(o) for o in x.chunk(self.draws)])
             from torchvision.tv_tensors import Image,Mask,TVTensor,wrap
