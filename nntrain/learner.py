@@ -73,6 +73,7 @@ class Learner(Publisher):
             self.n_epochs,self.epochs,self.trains,self.validates = epochs,range(epochs),train,bool(valid)
             if train: self._set_opt(lr, keep_opt)
             self._fit(train, valid)
+            if size: self.dls.train.close()
 
     @PublishEvents('fit')
     def _fit(self, train, valid):
@@ -262,17 +263,17 @@ class Learner(Publisher):
 
 # %% ../nbs/23_learner.ipynb #142c35fd
 class FirstPassS(Subscriber):
-    """Looks at the loss of the first batch of each pass, for misspelt events and for numbers that nobody will compute.
-    `Learner` adds one to each fit."""
-    order,looked = -10**6,False
+    """Looks at the loss of the first training and the first validation batch, for misspelt events and for numbers that
+    nobody will compute. `Learner` adds one to each fit."""
+    order,looked = -10**6,() # passes of which kind? `True` is training
     def after_loss(self, learn):
-        if learn.batch_idx: return
+        if learn.batch_idx or learn.training in self.looked: return
         check_loss(learn, compared=type(learn).get_loss is Learner.get_loss)
         if not self.looked: check_monitors(learn)
 
     def after_epoch(self, learn):
         if not self.looked: check_names(learn)
-        self.looked = True
+        self.looked = {*self.looked, learn.training}
 
     def after_fit(self, learn):
         if self.looked: check_names(learn, sure=False)

@@ -153,13 +153,13 @@ class NormalizationS(StatefulS):
     ):
         "`x` with mean 0 and standard deviation 1. The two numbers travel to the device once."
         if self.made != (key := (x.device, self.mean, self.std)):
-            self.made,self.tensors = key,[torch.tensor(o, device=x.device) for o in key[1:]]
+            self.made,self.there = key,[torch.tensor(o, device=x.device) for o in key[1:]]
         n,shape = len(self.mean),tuple(x.shape)
         last = x.ndim==3 and n!=shape[1] # a sequence, whose features come last
         if n not in (1, *shape[1+last:2+last]):
             raise ValueError(f"NormalizationS has {n} means, and the inputs, of shape {shape}, have "
                              f"{shape[1] if x.ndim > 1 else 1} channels")
-        m,s = (o.view(-1, *[1]*(0 if last else x.ndim-2)) for o in self.tensors)
+        m,s = (o.view(-1, *[1]*(0 if last else x.ndim-2)) for o in self.there)
         res = (x-m)/s
         return res.to(x.dtype) if x.is_floating_point() else res
 

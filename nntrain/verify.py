@@ -15,13 +15,11 @@ from .checkpoint import CheckpointS
 from .checks import whole
 from .core import add_note,keep_rng,map_tensors,n_batches,rng_state,set_rng_state,set_seed
 from .events import CancelFitException,Subscriber
-from .saving.state import WrappedLoader,attributes,named_subs,run_state
+from .saving.state import WrappedLoader,attributes,bits,named_subs,places,run_state
 from .subscribers import DeviceS,LRFindS,MetricsS,ProgressS
 
 # %% ../nbs/43_verify.ipynb #4be655c4
-def _bits(t): return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-
-def _checksum(t): return int(_bits(t).long().mul(torch.arange(t.numel()*t.element_size())%251+1).sum())
+def _checksum(t): return int(bits(t).long().mul(torch.arange(t.numel()*t.element_size())%251+1).sum())
 
 def first_difference(
     a, # Nested dicts, lists and tuples of tensors and plain values
@@ -29,18 +27,12 @@ def first_difference(
     where:str='' # Name of the place
 )->str|None:
     "Where `a` and `b` differ first, with the largest difference if it's a tensor; `None` if every bit is the same"
-    if type(a) is not type(b): return f'{where}: {type(a).__name__}, {type(b).__name__}'
-    if isinstance(a, torch.Tensor):
-        x,y = ((tuple(t.shape), t.dtype) for t in (a, b))
-        if x!=y: return f'{where}: {x[0]} {x[1]}, {y[0]} {y[1]}'
-        if torch.equal(_bits(a), _bits(b)): return None
-        if a.is_complex(): return where
-        return f'{where}: largest difference {float((a.double()-b.double()).abs().max()):.3g}'
-    if not isinstance(a, (dict, list, tuple)): return None if a==b or (a!=a and b!=b) else f'{where}: {a!r}, {b!r}'
-    keys,others = (list(x if isinstance(x, dict) else range(len(x))) for x in (a, b))
-    if keys!=others: return f'{where}: {len(a)} items {keys[:5]}, {len(b)} items {others[:5]}'
-    paths = {k: f'{where}[{k!r}]' if where or not isinstance(a, dict) else str(k) for k in keys}
-    return next((d for k,path in paths.items() if (d := first_difference(a[k], b[k], path))), None)
+    for at,x,y in places(a, b, where):
+        said = ['nothing' if o is ... else f'{tuple(o.shape)} {o.dtype}' if isinstance(o, torch.Tensor) else repr(o)
+                for o in (x, y)]
+        numbers = isinstance(x, torch.Tensor) and said[0]==said[1] and not x.is_complex()
+        diff = f'largest difference {float((x.double()-y.double()).abs().max()):.3g}' if numbers else ', '.join(said)
+        return f'{at}: {diff}'
 
 # %% ../nbs/43_verify.ipynb #64874d92
 class _ShortS(Subscriber):
@@ -48,7 +40,7 @@ class _ShortS(Subscriber):
     order = CheckpointS.order-1
     def __init__(self, most): self.most = most
     def before_epoch(self, learn): # a loader that goes on in the middle of a pass says where
-        learn.dl = WrappedLoader(learn.dl, lambda dl: islice(dl, self.most-getattr(dl, 'batch', 0)))
+        learn.dl = WrappedLoader(learn.dl, lambda dl: islice(dl, self.most-getattr(dl, 'batch', 0)), self.most)
 
 class StopAfterS(Subscriber):
     "Ends a fit after a training batch, and keeps its state and a checksum of every batch"
@@ -67,10 +59,10 @@ class StopAfterS(Subscriber):
             if self.fetch and self.n==self.stop: raise CancelFitException
             yield b
             self.n += 1
-            if self.fetch or self.stop not in (self.n, (learn.epoch, learn.batch_idx)): continue
-            self.state,self.stop = map_tensors(torch.clone, run_state(learn)),(learn.epoch, learn.batch_idx)
-            for r in self.state['history']: r.pop('seconds', None)
-            raise CancelFitException
+            if not self.fetch and self.stop in (self.n, (learn.epoch, learn.batch_idx)):
+                self.state,self.stop = map_tensors(torch.clone, run_state(learn)),(learn.epoch, learn.batch_idx)
+                for r in self.state['history']: r.pop('seconds', None)
+                raise CancelFitException
 
 @dataclass
 class ResumeReport:
@@ -82,9 +74,9 @@ class ResumeReport:
     cause:str=None # What probably makes it differ
     def __bool__(self): return self.same
     def __repr__(self):
-        where = f'after batch {self.stopped} of {self.steps} and resumed'
-        if self.same: return f'The same to the last bit: stopped {where}'
-        return f'Stopped {where}, it is another run. First difference: {self.differs}. Probable cause: {self.cause}'
+        where = f'stopped after batch {self.stopped} of {self.steps} and resumed'
+        return (f'The same to the last bit: {where}' if self.same else f'Another run: {where}. First difference: '
+                f'{self.differs}. Probable cause: {self.cause}')
 
 # %% ../nbs/43_verify.ipynb #1c66be37
 def _copied(learn):
@@ -113,11 +105,9 @@ def _cause(straight, resumed, again, learn):
     if b := batch(straight, resumed):
         return (f"{b} is another one after the resume, so data set, transform or loader remember something. Let the "
                 "loader have state_dict and load_state_dict")
-    known = [*named_subs(learn).values(), *(s for s in learn.subs if isinstance(s, (MetricsS, DeviceS)))]
-    for s in learn.subs:
-        now,then = attributes(s),straight.before[id(s)]
-        changed = [k for k in now if first_difference(now[k], then.get(k))]
-        if changed and not any(s is o for o in known):
+    known = [id(s) for s in named_subs(learn).values()]
+    for s in [s for s in learn.subs if id(s) not in known and not isinstance(s, (MetricsS, DeviceS))]:
+        if changed := {at.split('.')[0].split('[')[0]: 0 for at,*_ in places(straight.before[id(s)], attributes(s))}:
             return (f"subscriber {type(s).__name__}: {', '.join(changed)} change during a fit, and it has no "
                     "state_dict and load_state_dict")
     return ("something that is neither in parameters and buffers of the model nor in a state_dict: an attribute of a "
@@ -153,8 +143,8 @@ def verify_resume(
         other = rng_state()
         def run(stop, *subs, fetch=False, rng=start):
             new,stopper = make() if make else _copied(learn),StopAfterS(stop, fetch)
-            quiet = [s for s in new.subs if getattr(s, 'aside', True) and not isinstance(s, (ProgressS, LRFindS))]
-            new.quiet,new.subs = True,[*quiet, *[_ShortS(n)][:short]]
+            new.quiet,new.subs = True,[s for s in [*new.subs, *[_ShortS(n)][:short]]
+                                       if getattr(s, 'aside', True) and not isinstance(s, (ProgressS, LRFindS))]
             set_rng_state(rng)
             for p in new.model.parameters() if rng is other else (): p.data.add_(1) # as a new process would have others
             _fit(new, make is None, epochs, subs=[stopper, *subs])

@@ -1,5 +1,5 @@
 "A fit leaves no trace, however it ends: subscribers, modes, gradients, hooks, handlers, bars, workers. What needs no processes is in nbs/42_checkpoint.ipynb."
-import multiprocessing, os, signal, time, warnings
+import multiprocessing, os, resource, signal, threading, time, warnings
 from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
@@ -15,9 +15,11 @@ from nntrain.dataloaders import DataLoaders
 from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException, Subscriber
 from nntrain.learner import Learner
 from nntrain.schedule import Trace, SchedulerS
+from nntrain.saving import files
 from nntrain.saving.files import BadCheckpoint, read_file, write_file
-from nntrain.saving.state import run_state
+from nntrain.saving.state import on_cpu, run_state
 from nntrain.subscribers import MetricsS, ProgressS
+from nntrain.verify import first_difference
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning', 'ignore:.*worker processes in total.*:UserWarning')
 
@@ -365,3 +367,125 @@ def test_a_save_that_ends_half_way_leaves_the_one_before(tmp_path, monkeypatch, 
     assert [f.name for f in tmp_path.iterdir()]==['checkpoint-000001.pt']
     whole,again = quiet([], 3),quiet([CheckpointS(tmp_path)], 3)
     assert rows(again)==rows(whole) and torch.equal(weights(again), weights(whole))
+
+def peak_memory(d, subs, epochs=2):
+    "MB that a fit of a 34 MB model with Adam needs at most, in a process of its own"
+    def fit():
+        x = torch.ones(2, 2912)
+        learn = Learner(nn.Linear(2912, 2912, bias=False), SimpleNamespace(train=[(x, x)]*3, valid=None), F.mse_loss, torch.optim.Adam, 1e-3, subs)
+        learn.quiet,before = True,resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try: learn.fit(epochs, valid=False)
+        except InterruptedError: pass
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)/1024
+    if not (pid := os.fork()):
+        try: (d/'peak').write_text(str(fit()))
+        finally: os._exit(0)
+    os.waitpid(pid, 0)
+    text = (d/'peak').read_text()
+    (d/'peak').unlink() # or an error in the next process would go unseen
+    return float(text)
+
+def test_a_resume_takes_no_more_memory_than_training(tmp_path):
+    "In the middle of a pass: two copies of the state at once would be more"
+    ckpt = CheckpointS(tmp_path/'run', every=1, keep=1)
+    alone,_,resumed = peak_memory(tmp_path, []),peak_memory(tmp_path, [ckpt, StopS('after_batch', 1, 1)]),peak_memory(tmp_path, [ckpt])
+    assert 100 < alone and resumed <= 1.1*alone, (alone, resumed)
+    assert read_file(max((tmp_path/'run').glob('*.pt')))['steps']==6
+
+BACK = partial(CheckpointS, background=True)
+def slow_writes(monkeypatch, before, after=lambda f: None):
+    "From now on, `before` is called with the name of each file before it is written, and `after` behind it"
+    real = files.write_file
+    monkeypatch.setattr(files, 'write_file', lambda state, f: (before(f), real(state, f), after(f)))
+
+def test_training_goes_on_while_a_file_is_written(tmp_path, monkeypatch):
+    "One at a time, the one before stays until then, and what is written is the state at the save"
+    going,log = threading.Event(),[]
+    class GoS(Subscriber):
+        order = -2000 # before the next save
+        def after_batch(self, learn):
+            if learn.batch_idx==3: going.set()
+    def before(f):
+        assert going.wait(20), 'the training waited'
+        log.append(sorted(o.name for o in tmp_path.glob('*.pt'))+[f'+ {f.name}'])
+    slow_writes(monkeypatch, before, lambda f: log.append(f'{f.name} done'))
+    quiet([BACK(tmp_path, every=2, keep=1), GoS()], 1)
+    names = [f'checkpoint-00000{i}.pt' for i in range(6)]
+    assert log[:4]==[['+ '+names[1]], f'{names[1]} done', [names[1], '+ '+names[2]], f'{names[2]} done']
+    assert [f.name for f in tmp_path.iterdir()]==names[5:], 'the end waits for the last one, and the lock is gone'
+    monkeypatch.undo()
+    whole = quiet([CheckpointS(tmp_path/'whole', every=2, keep=9)], 1)
+    slow_writes(monkeypatch, lambda f: time.sleep(.02))
+    quiet([BACK(tmp_path/'back', every=2, keep=9)], 1)
+    monkeypatch.undo()
+    for f in sorted((tmp_path/'whole').glob('*.pt')):
+        a,b = read_file(f),read_file(tmp_path/'back'/f.name)
+        for s in (a, b): s.pop('seconds'); s['history'] = rows(SimpleNamespace(history=s['history']))
+        assert first_difference(a, b) is None
+    assert rows(whole)==rows(quiet([CheckpointS(tmp_path/'back')], 1))
+
+def test_a_copy_makes_the_same_file(tmp_path):
+    "Also of weights that are tied"
+    model = nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9))
+    model[1].weight = model[0].weight
+    state = dict(model=model.state_dict(), history=[dict(loss=1.)], at=(1, 'x'), n={2})
+    write_file(state, tmp_path/'a'); write_file(on_cpu(state), tmp_path/'b')
+    assert (tmp_path/'a').read_bytes()==(tmp_path/'b').read_bytes()
+
+@pytest.mark.parametrize('n,at', [(1, (0, 3)), (5, (0, 7))], ids=['at the next save', 'at the end'])
+def test_an_error_in_the_background_is_raised(tmp_path, monkeypatch, n, at):
+    "And never lost; the files before are whole, and the run goes on from them"
+    seen,last = [],[]
+    def before(f):
+        seen.append(f)
+        if len(seen)==n: raise OSError(28, 'No space left on device')
+    class LastS(Subscriber):
+        def after_step(self, learn): last[:] = [(learn.epoch, learn.batch_idx)]
+    slow_writes(monkeypatch, before)
+    with pytest.raises(OSError, match='No space left'): quiet([BACK(tmp_path, every=2, keep=9), LastS()], 1)
+    assert last==[at] and len(os.listdir(tmp_path))==n-1
+    monkeypatch.undo()
+    assert rows(quiet([BACK(tmp_path)], 1))==rows(quiet([], 1))
+
+@pytest.mark.parametrize('exc', [InterruptedError, KeyboardInterrupt, CancelFitException, signal.SIGTERM], ids=str)
+def test_every_end_waits_for_the_file(tmp_path, monkeypatch, exc):
+    slow_writes(monkeypatch, lambda f: time.sleep(.2))
+    class EndS(Subscriber):
+        def after_batch(self, learn):
+            if learn.batch_idx==4: signal.raise_signal(exc) if isinstance(exc, signal.Signals) else (_ for _ in ()).throw(exc)
+    ckpt = BACK(tmp_path, every=2)
+    try: quiet([ckpt, EndS()], 2)
+    except (InterruptedError, KeyboardInterrupt, SystemExit) as e: assert isinstance(e, SystemExit if exc==signal.SIGTERM else exc)
+    there = sorted(os.listdir(tmp_path))
+    assert there==[f'checkpoint-00000{i+1}.pt' for i in range(3 if exc==signal.SIGTERM else 2)] and threading.active_count()==1
+    monkeypatch.undo()
+    if exc is not CancelFitException: assert rows(quiet([ckpt], 2))==rows(quiet([], 2))
+
+def test_a_best_file_in_the_background(tmp_path):
+    a,b = (quiet([EMAS(.9), cls(tmp_path/name, monitor='valid_loss', keep=2)], 3) for name,cls in (('a', CheckpointS), ('b', BACK)))
+    assert sorted(os.listdir(tmp_path/'a'))==sorted(os.listdir(tmp_path/'b'))
+    parts = [read_file(tmp_path/d/'best.pt') for d in 'ab']
+    assert first_difference(*(dict(m=p['model'], v=p['validated'], at=p['at']) for p in parts)) is None
+
+@pytest.mark.parametrize('n_workers', [0, 2])
+def test_killed_while_a_thread_writes(tmp_path, monkeypatch, n_workers):
+    "With workers, which are forked meanwhile, and end with the process"
+    def fit(subs):
+        set_seed(0)
+        dls = DataLoaders.from_datasets(Points(), Points(), 8, seed=0, num_workers=n_workers, cache=False)
+        learn = Learner(nn.Linear(2,2), dls, F.cross_entropy, partial(torch.optim.SGD, momentum=.9), .5, subs)
+        learn.quiet = True
+        learn.fit(2)
+        return learn
+    n = []
+    def before(f):
+        n.append(f)
+        if len(n)==6: (tmp_path/'run'/'.checkpoint-000006.pt.1234abcd.tmp').write_bytes(b'PK'); os.kill(os.getpid(), signal.SIGKILL)
+    with monkeypatch.context() as m:
+        slow_writes(m, before)
+        if not (pid := os.fork()):
+            try: fit([BACK(tmp_path/'run', every=2)])
+            finally: os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])==-signal.SIGKILL
+    a,b = fit([]),fit([BACK(tmp_path/'run', every=2)])
+    assert rows(a)==rows(b) and torch.equal(weights(a), weights(b)) and not list((tmp_path/'run').glob('.*'))

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MARK', 'PARTS', 'replacing', 'copy_file', 'locked', 'write_file', 'BadCheckpoint', 'read_file', 'storable', 'revived',
-           'is_checkpoint', 'NumberedFiles', 'clean_name', 'weights', 'load_weights', 'read_state', 'save', 'load']
+           'is_checkpoint', 'CheckpointFolder', 'clean_name', 'weights', 'load_weights', 'read_state', 'save', 'load']
 
 # %% ../../nbs/40_files.ipynb #0f1a26a9
 import errno,hashlib,os,re,secrets,shutil,socket,struct,sys,time,warnings,weakref,zipfile,zlib
 from collections import deque
-from contextlib import ExitStack,contextmanager,nullcontext,suppress
+from contextlib import ExitStack,contextmanager,suppress
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
@@ -79,51 +79,32 @@ def locked(
             with f: raise BlockingIOError(e.errno, f"it is in use by {path.read_text()}", str(path.parent)) from None
         except OSError: pass # this disk knows no locks
         held = os.fstat(f.fileno()).st_nlink # or else it was deleted just now, by who let go of it
-    f.truncate(0)
-    print(f"process {os.getpid()} on {socket.gethostname()}, since {time.ctime()}", file=f, end='', flush=True)
     _locks.add(f)
-    try: yield
+    try:
+        f.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}, since {time.ctime()}", file=f, end='', flush=True)
+        yield
     finally:
         if not f.closed: # in a forked process it is
             with suppress(OSError), f: path.unlink()
 
 # %% ../../nbs/40_files.ipynb #058b3437
-MARK = b'nntrain2' # the comment of the archive: this, and 4 bytes of CRC-32
-
-def _start(f, record):
-    "Where the contents of a record begin in an archive: after its header, a name and padding"
-    f.seek(record.header_offset+26)
-    return record.header_offset+30+sum(struct.unpack('<2H', f.read(4)))
+MARK = b'\x0c\0nntrain2' # the length of the comment, and how it begins; 4 bytes of CRC-32 follow
 
 def _crc(f, start, size, crc=0):
     "Go on from `crc` with `size` bytes of file `f`, from `start` on"
     f.seek(start)
-    while chunk := f.read(min(size, 2**20)): crc,size = zlib.crc32(chunk, crc),size-len(chunk)
+    while piece := f.read(min(size, 2**20)): crc,size = zlib.crc32(piece, crc),size-len(piece)
     return crc
 
-def _rest(f, records):
-    "The CRC-32 of what isn't in a record of the archive, but for the last 4 bytes, which hold it"
+def _rest(f, size):
+    "The CRC-32 of the first `size` bytes of an archive but for the contents of records that have their own, as bytes"
     crc,at = 0,0
-    for start,size in [*sorted((_start(f, r), r.file_size) for r in records), (f.seek(0, 2)-4, 0)]:
-        crc,at = _crc(f, at, start-at, crc),start+size
-    return crc.to_bytes(4, 'little')
-
-def _seal(f):
-    "Give the archive in file `f` the CRC-32 of each record, and our mark"
-    with zipfile.ZipFile(f, 'a') as z:
-        for r in (records := z.infolist()):
-            start = _start(f, r)
-            r.CRC = _crc(f, start, r.file_size)
-            f.seek(start+r.file_size+4 if r.flag_bits & 8 else r.header_offset+14) # behind the record, or in its header
-            f.write(r.CRC.to_bytes(4, 'little'))
-        z.comment = MARK+bytes(4)
-    f.write(_rest(f, records)) # where that has read up to
-
-def _no_crc32():
-    "Context manager: `torch.save` leaves out its CRC-32 of each record, where torch has the switch"
-    try: from torch.utils.serialization import config
-    except ImportError: return nullcontext() # before torch 2.7
-    return config.patch('save.compute_crc32', False)
+    for r in (r for r in zipfile.ZipFile(f).infolist() if r.CRC): # torch can be told to leave them out
+        f.seek(r.header_offset+26)
+        start = r.header_offset+30+sum(struct.unpack('<2H', f.read(4))) # behind the header, a name, and padding
+        crc,at = _crc(f, at, start-at, crc),start+r.file_size
+    return _crc(f, at, size-at, crc).to_bytes(4, 'little')
 
 def write_file(
     state, # Tensors and plain values in dicts, lists and tuples
@@ -133,36 +114,40 @@ def write_file(
     Raises `OSError` that names the path; then there is no temporary file, and an old file is intact."""
     outer = sys.exc_info()[1]
     with replacing(path) as tmp, open(tmp, 'w+b') as f:
-        try:
-            with _no_crc32(): torch.save(state, f)
+        try: torch.save(state, f)
         except RuntimeError as e: # which may be torch's about one that stopped it
             raise (e if e.__context__ in (None, outer) else e.__context__) from None
-        _seal(f)
+        f.seek(-2, os.SEEK_END) # an archive ends with the length of its comment
+        f.write(MARK)
+        f.write(_rest(f, f.tell()))
 
 # %% ../../nbs/40_files.ipynb #4264673f
 class BadCheckpoint(Exception): "A file that isn't a whole, harmless checkpoint; says why"
 
-def _check(f, foreign):
-    """Raise `BadCheckpoint` unless the file was written by us, `BadZipFile` unless it is as it was written. With
-    `foreign` one of another program may pass, as far as its checksums say."""
+def _fault(f, foreign):
+    """Why a file isn't as we wrote it, or `None`. With `foreign` one of another program may pass, as far as its
+    checksums say."""
     size = f.seek(0, 2)
     f.seek(max(size-48, 0))
     tail = f.read()
     f.seek(0)
-    zipped,ours,first = f.read(2)==b'PK',tail[-12:-4]==MARK,tail[:8]==b'nntrain1' # `first`: with a SHA-256 behind it
+    zipped,ours,first = f.read(2)==b'PK',tail[-14:-4]==MARK,tail[:8]==b'nntrain1' # `first`: with a SHA-256 behind it
     if not (ours or first or foreign and size):
         cut = b'nntrain' in tail or not zipfile.is_zipfile(f)
-        raise BadCheckpoint("it is empty" if not size else "it isn't an nntrain checkpoint" if not zipped else
-                            "it is cut short, or something was added to it" if cut else "it is from another program")
+        return ("it is empty" if not size else "it isn't an nntrain checkpoint" if not zipped else
+                "it is cut short, or something was added to it" if cut else "it is from another program")
     if not (zipped or ours or first): return # torch wrote it before it had archives
-    with zipfile.ZipFile(f) as z: records = z.infolist()
-    if any(r.compress_type for r in records): raise BadCheckpoint("it is compressed, and may be huge")
-    good = all(_crc(f, _start(f, r), r.file_size)==r.CRC for r in records if ours or r.CRC)
-    if ours: good &= _rest(f, records)==tail[-4:]
+    with zipfile.ZipFile(f) as z:
+        if any(r.compress_type for r in z.filelist): return "it is compressed, and may be huge"
+        z.filelist = [r for r in z.filelist if r.CRC and not first]
+        good = not z.testzip()
+    if ours: good &= _rest(f, size-4)==tail[-4:]
     if first:
         f.seek(0)
-        good &= tail[8:]==(size-48).to_bytes(8, 'little')+hashlib.sha256(f.read(size-48)).digest()
-    if not good: raise zipfile.BadZipFile
+        good = tail[8:]==(size-48).to_bytes(8, 'little')+hashlib.sha256(f.read(size-48)).digest()
+    return None if good else _damaged
+
+_damaged = "it is damaged: the checksum differs"
 
 def read_file(
     path:str|Path, # A file by `write_file`
@@ -173,11 +158,10 @@ def read_file(
     Raises `BadCheckpoint` with the reason if it isn't as it was written, or holds code."""
     path = Path(path).expanduser()
     try:
-        with open(path, 'rb') as f: _check(f, foreign)
-    except BadCheckpoint: raise
+        with open(path, 'rb') as f: fault = _fault(f, foreign)
     except Exception as e: # it may not even be an archive any more
-        raise BadCheckpoint(f"it can't be read ({e.strerror})" if isinstance(e, OSError) else
-                            "it is damaged: the checksum differs") from e
+        fault = f"it can't be read ({e.strerror})" if isinstance(e, OSError) else _damaged
+    if fault: raise BadCheckpoint(fault)
     load = partial(torch.load, path, map_location='cpu', weights_only=True)
     if mmap:
         with suppress(Exception): return load(mmap=True) # not every disk can
@@ -229,13 +213,14 @@ def is_checkpoint(
     path:str|Path # A file
 )->bool|None:
     "Does `path` hold a whole run? `None` if torch can't open it. Tensors aren't read."
-    try: state = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
-    except Exception: return None
-    return isinstance(state, dict) and set(state) >= set(PARTS)
+    with suppress(Exception):
+        state = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
+        return isinstance(state, dict) and set(state) >= set(PARTS)
 
 # %% ../../nbs/40_files.ipynb #71043497
-class NumberedFiles:
-    "Files `checkpoint-000001.pt` and so on, in a folder that one run at a time writes to. Other files in it stay."
+class CheckpointFolder:
+    """Checkpoints `checkpoint-000001.pt` and so on, and `best.pt`, in a folder that one run at a time writes to. Other
+    files in it stay. Raises `TypeError` or `ValueError` on a bad `dir` or `keep`."""
     name,first = (re.compile(f'{o}([0-9]{{6,}})[.]pt').fullmatch for o in ('checkpoint-', '')) # now, and at first
     half = re.compile('[.](checkpoint-[0-9]+|best)([.]pt.*)?[.]tmp').fullmatch # what a killed process was writing
     def __init__(self,
@@ -245,16 +230,19 @@ class NumberedFiles:
         if not isinstance(dir, (str, os.PathLike)) or dir=='':
             raise (ValueError if dir=='' else TypeError)(f"dir must be a folder such as 'runs/mine', not {dir!r}")
         self.dir,self.keep,self.n,self.stay = Path(dir).expanduser(),whole('keep', keep, 1),0,{} # in `stay`: names
-        self.lock = ExitStack() # to be closed at the end of the run
+        self.best,self.lock = self.dir/'best.pt',ExitStack() # to be closed at the end of the run
 
     def files(self, match=name)->list:
         "The numbered files, newest first"
         files = (f for f in self.dir.glob('*.pt') if match(f.name))
         return sorted(files, key=lambda f: int(match(f.name)[1]), reverse=True)
 
-    def open(self):
+    def open(self,
+        fresh=False, # Move checkpoints that are there to a folder `old-1` in it?
+        best=False # Will there be a `best.pt`?
+    ):
         """Make the folder, lock it until `lock.close()`, and remove what a killed process left half written. Raises
-        `OSError` that names it, `BlockingIOError` if another run has it."""
+        `OSError` that names it: `BlockingIOError` if another run has it, `FileExistsError` on a foreign `best.pt`."""
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
             self.lock.enter_context(locked(self.dir/'.lock'))
@@ -264,14 +252,31 @@ class NumberedFiles:
             raise type(e)(e.errno, f"dir: checkpoints can't be written there: {e.strerror}. Give CheckpointS another "
                                    "folder", str(self.dir)) from e
         self.n = max((int(self.name(f.name)[1]) for f in self.files()), default=0)
+        if best: self.check_best()
+        if fresh and (old := self.files()+[f for f in [self.best] if is_checkpoint(f)]):
+            to = next(d for i in range(1, 10**6) if not (d := self.dir/f'old-{i}').exists())
+            to.mkdir()
+            for f in old: f.rename(to/f.name)
+            warnings.warn(f"resume=False: {len(old)} checkpoints of an earlier run were moved to {to}")
+
+    def check_best(self):
+        "Raise `FileExistsError` if there is a `best.pt` that isn't a checkpoint"
+        if self.best.exists() and not is_checkpoint(self.best):
+            raise FileExistsError(17, "dir: the best.pt there isn't a checkpoint, or it is damaged, so it stays. Move "
+                                      "it, or give CheckpointS another folder", str(self.best))
 
     def write(self,
-        state, # Tensors and plain values
-        same:str|Path=None # A file that holds just this already
+        state:dict, # Tensors and plain values
+        best=False, # Write `best.pt`, too?
+        **more # What only `best.pt` gets
     ):
-        "Write the next file, and delete those that are more than `keep` and not in `stay`. Raises `OSError`."
+        """Write the next file, and delete those that are more than `keep` and not in `stay`. Raises `OSError` that
+        names the file."""
         new = self.dir/f'checkpoint-{self.n+1:06}.pt'
-        if same: copy_file(same, new)
+        if best:
+            self.check_best()
+            write_file(state|more, self.best)
+        if best and not more: copy_file(self.best, new)
         else: write_file(state, new)
         self.n += 1
         for f in (f for f in self.files()[self.keep:] if f.name not in self.stay):

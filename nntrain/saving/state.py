@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['attributes', 'set_attributes', 'named_subs', 'others_with_state', 'data_state', 'run_rng', 'set_run_rng', 'run_state',
-           'set_run_state', 'WrappedLoader', 'as_text', 'describe', 'differences']
+           'on_cpu', 'set_run_state', 'WrappedLoader', 'as_text', 'bits', 'places', 'describe', 'differences']
 
 # %% ../../nbs/41_state.ipynb #73b46bea
 import copy,functools,hashlib,inspect,pathlib,warnings
@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 import numpy as np, torch
 from torch.utils.data import DataLoader,Dataset
-from ..core import RunningMean,map_tensors,n_batches,rng_state,set_rng_state
+from ..core import RunningMean,map_tensors,n_batches,rng_state,set_rng_state,to_device
 from ..data.items import rows_of
 from ..data.order import seeded
 from ..events import Publisher,Subscriber
@@ -51,12 +51,12 @@ def set_attributes(
 ):
     "Put `state` back into the attributes of `o`, in place where they are containers of another kind than dict or list"
     now = _items(o)
-    for k,v in state.items():
-        if isinstance(v, dict) and '__attributes__' in v: set_attributes(now[k], v['__attributes__'], device); continue
-        v = map_tensors(lambda t: t.to(device).clone(), revived(v))
-        if hasattr(now.get(k), 'clear') and type(now[k]) is not type(v): # such as a deque
-            now[k].clear()
-            getattr(now[k], 'update', getattr(now[k], 'extend', None))(v)
+    for k,v in map_tensors(lambda t: t.to(device), revived(state)).items():
+        old = now.get(k)
+        if isinstance(v, dict) and '__attributes__' in v: set_attributes(old, v['__attributes__'], device)
+        elif hasattr(old, 'clear') and type(old) is not type(v): # such as a deque
+            old.clear()
+            getattr(old, 'update', getattr(old, 'extend', None))(v)
         else: now[k] = v
 
 # %% ../../nbs/41_state.ipynb #d258e4c5
@@ -113,9 +113,9 @@ def data_state(
 
 def _drawing(dl):
     "What may draw random numbers for a loader: its data set; and if it isn't ours, which seeds itself, all the rest"
-    ds,batches = rows_of(dl)[0],getattr(dl, 'batch_sampler', None)
-    if hasattr(dl, 'plan'): return [ds]
-    return [dl, getattr(dl, 'sampler', None), batches, getattr(batches, 'sampler', None), ds]
+    batches = getattr(dl, 'batch_sampler', None)
+    rest = () if hasattr(dl, 'plan') else (dl, getattr(dl, 'sampler', None), batches, getattr(batches, 'sampler', None))
+    return *rest,rows_of(dl)[0]
 
 def _generators(learn):
     "Name → generator of torch that a loader, its sampler or its data set has for itself"
@@ -130,8 +130,8 @@ def run_rng(
     learn # A learner
 )->dict:
     "The state of every random generator: those of `rng_state`, and those of loaders, samplers and data sets"
-    alive = [dl._iterator is not None for dl in _persistent(learn)]
-    return rng_state() | dict(own={k: g.get_state() for k,g in _generators(learn).items()}, alive=alive)
+    return rng_state() | dict(own={k: g.get_state() for k,g in _generators(learn).items()},
+                              alive=[dl._iterator is not None for dl in _persistent(learn)])
 
 def set_run_rng(
     learn, # A learner
@@ -162,43 +162,49 @@ def run_state(
                  data=data_state(learn), rng=run_rng(learn), history=learn.history)
     return {k: storable(v, k) for k,v in state.items()}
 
+# %% ../../nbs/41_state.ipynb #befd5397
+def on_cpu(
+    state # Nested dicts, lists and tuples of tensors and plain values
+):
+    "A copy in the CPU's memory; tensors of the CPU that share memory do so in the copy"
+    tensors = []
+    map_tensors(tensors.append, state)
+    return copy.deepcopy(state, {id(t): t.cpu() for t in tensors if not t.is_cpu}) # what is in it already, isn't copied
+
 # %% ../../nbs/41_state.ipynb #ca996d21
 @torch.no_grad()
 def set_run_state(
     learn, # A learner like the one that was saved
-    state:dict, # What `run_state` returned
+    state:dict, # What `run_state` returned; it is used up, since the optimizer keeps the tensors that it is given
     but=() # Parts to leave out
 ):
     "Put back what `run_state` collected"
-    parts = {k: v if k=='data' else revived(v) for k,v in state.items() if k not in but}
+    parts = {k: revived(v) for k,v in state.items() if k not in but}
     device = next(iter(learn.model.parameters())).device
-    def put(part, to, f):
-        "Call `f` with each thing of `to`, and what `part` holds for it"
-        for k,o in to.items():
-            if k in parts.get(part, ()): f(o, parts[part][k])
+    load = lambda o, x: o.load_state_dict(x)
+    held = dict(buffers=(_named(learn, 'buffers'), torch.Tensor.copy_), data=(_loaders(learn), load),
+                subs=(named_subs(learn), load), others=(others_with_state(learn), load),
+                means=(_means(learn, parts.get('means', ())), lambda m, x: set_attributes(m, x, device)))
     if 'model' in parts: load_weights(learn.model, parts['model'])
-    put('buffers', _named(learn, 'buffers'), torch.Tensor.copy_)
+    for part,(things,put) in held.items():
+        for k in [k for k in things if k in parts.get(part, ())]: put(things[k], parts[part][k])
     for k,p in _named(learn, 'parameters').items():
         if 'frozen' in parts: p.requires_grad_(k not in parts['frozen'])
-        g = parts.get('grads', {k: p.grad}).get(k)
-        p.grad = g if g is p.grad else g.to(p.device).clone()
-    if 'opt' in parts: learn.opt.load_state_dict(map_tensors(torch.clone, parts['opt'])) # it keeps what it is given
-    put('subs', named_subs(learn), lambda s, x: s.load_state_dict(map_tensors(torch.clone, x)))
-    put('others', others_with_state(learn), lambda o, x: o.load_state_dict(map_tensors(torch.clone, x)))
-    put('means', _means(learn, parts.get('means', ())), lambda m, x: set_attributes(m, x, device))
-    put('data', _loaders(learn), lambda dl, x: dl.load_state_dict(x))
-    if 'history' in parts: learn.history[:] = [dict(r) for r in parts['history']]
+        if 'grads' in parts: p.grad = to_device(parts['grads'].get(k), p.device)
+    if 'opt' in parts: learn.opt.load_state_dict(parts['opt'])
+    if 'history' in parts: learn.history[:] = parts['history']
     if 'rng' in parts: set_run_rng(learn, parts['rng'])
 
 # %% ../../nbs/41_state.ipynb #e39ddee7
 class WrappedLoader:
-    "Stands in the place of a loader, and is as long; each iteration is a call of `f`"
+    "Stands in the place of a loader; each iteration is a call of `f`"
     def __init__(self,
         dl, # The loader
-        f # Called with `dl` for each iteration; returns an iterator
-    ): self.dl,self.f = dl,f
+        f, # Called with `dl` for each iteration; returns an iterator
+        most:int=None # The length, unless `dl` is shorter; `None` is that of `dl`
+    ): self.dl,self.f,self.most = dl,f,most
     def __iter__(self): return self.f(self.dl)
-    def __len__(self): return len(self.dl)
+    def __len__(self): return min((n for n in (n_batches(self.dl), self.most) if n is not None), default=None)
 
 # %% ../../nbs/41_state.ipynb #3e0f2ad1
 _nntrain = str(pathlib.Path(inspect.getfile(weights)).parents[1])
@@ -272,9 +278,34 @@ def as_text(
 )->str:
     "What makes `x` what it is, as text which is the same each time that a script is started"
     if depth < 0: return type(x).__name__
-    if hasattr(x, '__array_interface__'): x = np.asarray(x) # such as a picture
+    if hasattr(x, '__array_interface__') and not isinstance(x, type): x = np.asarray(x) # such as a picture
     text = next(f for kinds,f in _texts.items() if isinstance(x, kinds))(x, depth)
     return text if len(text) <= 200 else f'{text[:80]}...{_digest(text)}'
+
+# %% ../../nbs/41_state.ipynb #2d3cd668
+def bits(
+    t # A tensor
+)->torch.Tensor:
+    "Its bytes, on the CPU"
+    return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+def _same(a, b):
+    if type(a) is not type(b): return False
+    if not isinstance(a, torch.Tensor): return a==b or (a!=a and b!=b)
+    return (a.shape, a.dtype)==(b.shape, b.dtype) and torch.equal(bits(a), bits(b))
+
+def places(
+    a, # Nested dicts, lists and tuples of tensors and plain values
+    b, # What to compare with
+    where:str='' # What holds them
+):
+    "Where `a` and `b` differ, to the last bit: `(place, a, b)` for each place; `...` stands for what isn't there"
+    if type(a) is type(b) and isinstance(a, (dict, list, tuple)):
+        x,y = _items(a),_items(b)
+        for k in x|y:
+            at = f'{where}.{k}'.strip('.') if isinstance(a, dict) else f'{where}[{k}]'
+            yield from places(x.get(k, ...), y.get(k, ...), at)
+    elif not _same(a, b): yield where,a,b
 
 # %% ../../nbs/41_state.ipynb #acedcb7b
 _kept = dict(touching="it touches batch, loss or gradients, and the run may be another one",
@@ -313,33 +344,22 @@ def describe(
     each with its settings"""
     opt,rng,dls = learn.opt,run_rng(learn),_dls(learn)
     groups = [{k: repr(v) for k,v in g.items() if k!='params'} for g in opt.param_groups]
-    data = {split: dict(batches=n_batches(dl), batch_size=getattr(dl, 'batch_size', None),
-                        rows=n_batches(rows_of(dl)[0])) for split,dl in dls.items()}
     rows = {split: _rows(dl) for split,dl in dls.items()}
     set_run_rng(learn, rng)
-    sizes,modules = [len(g['params']) for g in opt.param_groups],getattr(learn.model, 'named_modules', dict().items)
-    subs,touching = _subs(learn)
-    metrics = {k: type(m).__name__ for s in learn.subs if isinstance(s, MetricsS) for k,m in s.metrics.items()}
-    layers = {clean_name(k) or 'model': _object(m, 8, False) for k,m in modules() if not hasattr(m, '_orig_mod')}
-    shapes = {k: f'{tuple(v.shape)} {v.dtype}' for k,v in weights(learn.model).items() if isinstance(v, torch.Tensor)}
-    return dict(model=shapes, data=data,
-                optimizer=dict(name=type(opt).__name__, sizes=sizes, groups=groups if not opt.state else None),
-                subscribers=subs, touching=touching, loss=as_text(learn.loss_fn), rows=rows,
-                validation=getattr(learn, 'validates', None), layers=layers, metrics=metrics,
-                seeds={k: getattr(dl, 'seed', None) for k,dl in dls.items()},
-                frozen=as_text([k for k,p in _named(learn, 'parameters').items() if not p.requires_grad]),
-                versions=dict(torch=str(torch.__version__), nntrain=import_module('nntrain').__version__))
-
-def _differ(old, new, where=''):
-    "The places where two descriptions differ, as lines of text; `None` means unknown, and differs from nothing"
-    older_form = isinstance(old, list) and isinstance(new, dict) # of an earlier nntrain
-    if old is None or new is None or old==new or older_form: return []
-    if isinstance(old, list) and isinstance(new, list) and len(old)==len(new):
-        return [d for i,(a,b) in enumerate(zip(old, new)) for d in _differ(a, b, f'{where}[{i}]')]
-    if not isinstance(old, dict) or not isinstance(new, dict): return [f'{where} was {old}, is {new} now']
-    here = {k: f'{where}.{k}'.strip('.') for k in {**old, **new}}
-    return [d for k,at in here.items() for d in (_differ(old[k], new[k], at) if k in old and k in new
-                                                 else [f"{at} is {'new' if k in new else 'missing now'}"])]
+    (subs,touching),modules = _subs(learn),getattr(learn.model, 'named_modules', dict().items)
+    return dict(
+        model={k: f'{tuple(v.shape)} {v.dtype}' for k,v in weights(learn.model).items() if isinstance(v, torch.Tensor)},
+        data={split: dict(batches=n_batches(dl), batch_size=getattr(dl, 'batch_size', None),
+                          rows=n_batches(rows_of(dl)[0])) for split,dl in dls.items()},
+        optimizer=dict(name=type(opt).__name__, sizes=[len(g['params']) for g in opt.param_groups],
+                       groups=groups if not opt.state else None),
+        subscribers=subs, touching=touching, loss=as_text(learn.loss_fn), rows=rows,
+        validation=getattr(learn, 'validates', None),
+        layers={clean_name(k) or 'model': _object(m, 8, False) for k,m in modules() if not hasattr(m, '_orig_mod')},
+        metrics={k: type(m).__name__ for s in learn.subs if isinstance(s, MetricsS) for k,m in s.metrics.items()},
+        seeds={k: getattr(dl, 'seed', None) for k,dl in dls.items()},
+        frozen=as_text([k for k,p in _named(learn, 'parameters').items() if not p.requires_grad]),
+        versions=dict(torch=str(torch.__version__), nntrain=import_module('nntrain').__version__))
 
 def differences(
     old:dict, # What `describe` returned once
@@ -347,7 +367,9 @@ def differences(
 )->list:
     """The places where two descriptions differ, as lines of text. What the run keeps from its checkpoint anyway is no
     difference, but warned of."""
-    found = {k: _differ(old[k], new[k], k) for k in old if k in new}
+    found = {k: [f"{at} is {'new' if a is ... else 'missing now'}" if ... in (a, b) else f'{at} was {a}, is {b} now'
+                 for at,a,b in places(old[k], new[k], k) if a is not None and b is not None]
+             for k in old if k in new and not (isinstance(old[k], list) and isinstance(new[k], dict))} # an early form
     for k,what in _kept.items():
         if d := found.pop(k, ()): warnings.warn(f"{'; '.join(d)}: {what}")
     return sum(found.values(), [])
