@@ -84,6 +84,18 @@ def _check_split(ds, split, batch_size, drop_last, samplers):
             raise TypeError(f"{k} must be an iterable with a length, to be read again in each pass, not {v!r}: give a "
                             "list of row numbers, or a torch.utils.data.Sampler")
 
+def _why_not(ds, collate_fn, split, cache):
+    "Why `ds` isn't decoded once; `None` if it is. Raises `ValueError` if it can't be, and `cache` is `True`."
+    why = _why_stream(ds, collate_fn, cache)
+    if why and cache is True:
+        raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
+                         "Leave cache out, or that")
+    masks = getattr(collate_fn, 'keywords', {}).get('masks')
+    size,free = check_columns(ds, split, masks) if why in (None,'cache=False') else 0,free_memory()//2
+    if cache=='auto' and not why and size>free:
+        why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
+    return why
+
 def _photo_loader(ds, split, batch_size, drop_last, samplers, shuffle, seed, kwargs):
     "The `Loader` of photos, which make their batches themselves; those that are kept need no workers"
     ds.prepare()
@@ -108,14 +120,7 @@ def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, s
         return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, shuffle=shuffle, **kwargs)
     if hasattr(ds, 'prepare'): return _photo_loader(ds, split, batch_size, drop_last, samplers, shuffle, seed, kwargs)
     _check_split(ds, split, batch_size, drop_last, samplers)
-    why = _why_stream(ds, collate_fn, cache)
-    if why and cache is True:
-        raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
-                         "Leave cache out, or that")
-    own = getattr(collate_fn, 'keywords', {})
-    size,free = check_columns(ds, split, own.get('masks')) if why in (None,'cache=False') else 0,free_memory()//2
-    if cache=='auto' and not why and size>free:
-        why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
+    why,own = _why_not(ds, collate_fn, split, cache),getattr(collate_fn, 'keywords', {})
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
     base,indices = (ds.dataset, ds.indices) if type(ds) is Subset else (ds, None)
     as_it_is = getattr(type(base), '__getitem__', None) is TensorDataset.__getitem__ # or a class that only adds names
