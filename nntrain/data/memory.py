@@ -61,9 +61,9 @@ class _Chunks(Dataset):
                                   f"with `dd[{self.split!r}].select(...)`")
             f = self.first if j else x
             if x.shape!=f.shape or x.dtype!=f.dtype:
-                return ValueError(f"{where}: the image is {tuple(x.shape)} {x.dtype}, that of row 0 is {tuple(f.shape)} "
-                                  f"{f.dtype}. Give size=160 (`DataLoaders.from_hf_dd(dd, 64, size=160)`), or make "
-                                  "them alike, in `dd.with_transform(...)` or in a `collate_fn` of your own")
+                return ValueError(f"{where}: the image is {tuple(x.shape)} {x.dtype}, that of row 0 is "
+                                  f"{tuple(f.shape)} {f.dtype}. Give size=160, or make them alike, in "
+                                  "`dd.with_transform(...)` or in a `collate_fn` of your own")
             res.append(x)
         return torch.stack(res)
 
