@@ -65,10 +65,13 @@ bench: $(STAMP)  ## measure speed: ratios to the bare loop, side by side in one 
 	@$(BIN)/python bench/imports.py
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/subscribers.py
 	@$(BIN)/python bench/loader.py
+	@$(BIN)/python bench/tables.py
+	@$(BIN)/python bench/photos.py
 	@$(BIN)/python bench/checkpoint.py
 
-torture: $(STAMP)  ## kill 50 runs at random steps and 50 while they save, resume them, compare every bit
+torture: $(STAMP)  ## kill 50 runs at random steps and 50 while they save, 100 random ones up to three times, compare every bit
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --trials 100
 
 dist: $(STAMP)  ## build the sdist and the wheel in dist from what is committed, and try the wheel
 	@rm -rf dist build && git clone --quiet . build/clone

@@ -8,7 +8,7 @@ __all__ = ['ActivationStatsS', 'Hook', 'NormalizationS', 'set_seed', 'cnn_layers
 # %% ../nbs/51_activations.ipynb #a1900ec5
 import torch
 from torch import nn
-from .checks import whole
+from .checks import refuse,whole
 from .core import names_from
 from .events import Subscriber
 from .inspect import Hook
@@ -26,14 +26,13 @@ class ActivationStatsS(Subscriber):
         bins:int=40 # Number of bins of the histogram
     ):
         self.modules,self.every,self.limit,self.bins = list(modules),whole('every', every, 1, 'batches'),limit,bins
-        if wrong := [m for m in self.modules if not isinstance(m, nn.Module)]:
-            raise TypeError(f"modules must be torch modules, not {wrong[0]!r}: "
-                            "give list(model.children()), or a list of layers")
+        refuse(TypeError, *((not isinstance(m, nn.Module), f"modules must be torch modules, not {m!r}: give "
+                             "list(model.children()), or a list of layers") for m in self.modules))
 
     def before_fit(self, learn):
-        if not learn.trains or searching(learn): return
-        self.hooks,self.i = [Hook(i, m, self.record) for i,m in enumerate(self.modules)],0
-        for h in self.hooks: h.stats = []
+        if learn.trains and not searching(learn):
+            self.hooks,self.i = [Hook(i, m, self.record) for i,m in enumerate(self.modules)],0
+
 
     def before_batch(self, learn):
         self.recording = learn.training and self.i%self.every==0
@@ -55,8 +54,8 @@ class ActivationStatsS(Subscriber):
         i:int # 0 means, 1 standard deviations, 2 histograms, 3 shares of zeros per unit
     )->list:
         "For each module a tensor with a row for each recorded batch. Raises `ValueError` if nothing was recorded."
-        if not any(h.stats for h in self.hooks):
-            raise ValueError("there are no statistics yet: give ActivationStatsS to a fit that trains first")
+        refuse(ValueError, (not any(h.stats for h in self.hooks),
+                            "there are no statistics yet: give ActivationStatsS to a fit that trains first"))
         return [torch.stack([stats[i] for stats in h.stats]).cpu() for h in self.hooks if h.stats]
 
     def plot(self,

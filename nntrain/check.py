@@ -8,15 +8,12 @@ __all__ = ['Finding', 'SYMPTOMS', 'checks', 'Sample', 'fit_aside', 'look_for', '
            'check_start', 'overfit', 'check_learning', 'Findings', 'check']
 
 # %% ../nbs/53_check.ipynb #e2e9c22e
-import math,torch
-from collections import namedtuple
-from contextlib import contextmanager,suppress
-from .checks import loss_kind
+import collections,contextlib,math,torch
+from .checks import _all_with_all,loss_kind,refuse
 from .core import columns,frozen_modules,map_tensors
 from .data.loader import first_batches
 from .finite import is_sum
-from .subscribers import DeviceS
-from .learner import Learner
+from .learner import DeviceS,Learner
 from .predict import aside
 from .transforms import NormalizationS
 
@@ -27,11 +24,11 @@ class Sample:
         learn, # A learner, in `fit_aside`
         n:int=20 # How many batches of each loader to read
     ):
-        own = type(learn).get_loss is not Learner.get_loss # it may compare anything
-        self.learn,self.kind = learn,'own' if own else loss_kind(learn.loss_fn)
+        # a `get_loss` of its own may compare anything
+        self.learn,self.kind = learn,loss_kind(learn.loss_fn) if type(learn).get_loss is Learner.get_loss else 'own'
         dls = [getattr(learn.dls, split, None) for split in ('train', 'valid')]
-        if any(hasattr(dl, '__next__') for dl in dls):
-            raise TypeError("a loader is an iterator, which a look would use up: give one that can be read again")
+        refuse(TypeError, (any(hasattr(dl, '__next__') for dl in dls),
+                           "a loader is an iterator, which a look would use up: give one that can be read again"))
         self.train,self.valid = ([] if dl is None else first_batches(dl, n) for dl in dls)
         learn.batch = map_tensors(lambda t: t[:32] if t.ndim else t, self.train[0])
         learn.model.train()
@@ -62,17 +59,15 @@ class Sample:
         "The targets of all `batches` in one row, on the CPU"
         return torch.cat([torch.as_tensor(columns(b)[self.learn.n_inp]).cpu().flatten() for b in batches])
 
-@contextmanager
+@contextlib.contextmanager
 def fit_aside(
     learn # A learner, not in a fit
 ):
     """Context manager: `learn` as at the first batch of a fit that leaves no trace, with the subscribers that may
     prepare a batch. Raises as `aside` does, and what a subscriber raises in `before_fit`."""
-    fit = dict(n_epochs=1, epochs=range(1), epoch=0, batch_idx=0, trains=True, training=True, dl=learn.dls.train,
-               _frozen=frozen_modules(learn.model))
-    modules = learn.model.modules() if hasattr(learn.model, 'modules') else ()
-    kept = [(m, {k: v for k,v in vars(m).items() if k[0]!='_'}) for m in modules]
-    with aside(learn, weights=True, quiet=True, **fit):
+    kept = [(m, {k: v for k,v in vars(m).items() if k[0]!='_'}) for m in getattr(learn.model, 'modules', list)()]
+    with aside(learn, weights=True, quiet=True, n_epochs=1, epochs=range(1), epoch=0, batch_idx=0, trains=True,
+               training=True, dl=learn.dls.train, _frozen=frozen_modules(learn.model)):
         try:
             learn.subs = [s for s in learn.subs if isinstance(s, (DeviceS, NormalizationS))
                           or not type(s).__module__.startswith('nntrain.')]
@@ -86,7 +81,7 @@ def fit_aside(
                 vars(m).update(old)
 
 # %% ../nbs/53_check.ipynb #2c710599
-Finding = namedtuple('Finding', 'what why remedy')
+Finding = collections.namedtuple('Finding', 'what why remedy')
 
 def look_for(
     check, # A function: `Sample` → dict of symptoms, each false, true, or a dict of what its text needs
@@ -96,7 +91,6 @@ def look_for(
     name,values = next(((k, v) for k,v in check(s).items() if v), (None, None))
     return [Finding(*(t.format(**values if isinstance(values, dict) else {}) for t in SYMPTOMS[name]))] if name else []
 
-_scale = "weights are initialised for inputs around 0 with a spread of about 1; others make training slow or unstable"
 SYMPTOMS = dict(
     float_labels=(
         "labels are {dtype}, not whole numbers",
@@ -116,11 +110,11 @@ SYMPTOMS = dict(
         "clean the data: torch.nan_to_num, or leave those rows out"),
     large_inputs=(
         "inputs aren't normalised: mean {mean:.3g}, standard deviation {std:.3g}",
-        _scale,
+        "weights are initialised for inputs around 0 with a spread of about 1; others make training slow or unstable",
         "divide pictures of bytes by 255, or add NormalizationS() to the subscribers"),
     flat_inputs=(
         "inputs hardly differ: standard deviation {std:.3g}",
-        _scale,
+        "weights are initialised for a spread of about 1; with one so small the model sees next to nothing",
         "scale them, or look whether the right column is the input (n_inp)"),
     scaled_apart=(
         "inputs have mean {a:.3g} and standard deviation {b:.3g} in training, {c:.3g} and {d:.3g} in validation",
@@ -160,28 +154,22 @@ SYMPTOMS = dict(
         "split the data so that no row is in both: DataLoaders.split"))
 
 # %% ../nbs/53_check.ipynb #d0c57027
-def _pairs_matter(s):
-    "Does the loss change when the targets of a batch go to other predictions? If not, it compares all with all."
-    losses = torch.tensor([float(s.learn.loss_fn(s.learn.preds, s.y.roll(i, 0))) for i in range(min(len(s.y), 5))])
-    return not torch.allclose(losses, losses[:1], rtol=1e-4)
-
 def check_labels(
     s:Sample # What is looked at
 )->dict:
     """Labels of classes that are floats, or that the model has no output for; targets of another shape than the
     predictions. Losses may take them without a word."""
-    y,preds = s.y,s.predict()
-    low,high = (float(o) for o in s.targets(s.train).aminmax())
-    if s.kind in ('logits', 'probs') and (low < 0 or high > 1): return dict(no_share=dict(low=low, high=high))
-    if s.kind=='own' or preds.shape==y.shape: return {}
-    if s.kind in ('classes', 'log_probs'):
-        labels,n = s.targets(s.train+s.valid),preds.shape[min(1, preds.ndim-1)]
-        low,high = (int(o) for o in labels[labels!=-100].aminmax())
-        unknown = (low < 0 or high >= n) and dict(low=low, high=high, n=n, need=max(high+1, n))
-        return dict(float_labels=y.is_floating_point() and dict(dtype=y.dtype), unknown_labels=unknown)
-    several = preds.numel()==y.numel() and y.unique().numel() > 1 # a loss of one's own may bring them into one shape
-    stretched = s.kind or several and not _pairs_matter(s)
-    return dict(stretched=stretched and dict(preds=tuple(preds.shape), targets=tuple(y.shape)))
+    y,preds,by_class = s.y,s.predict(),s.kind in ('classes', 'log_probs')
+    labels,apart = s.targets(s.train+(s.valid if by_class else [])),preds.shape!=y.shape
+    low,high = (float(o) for o in (labels[labels!=-100] if by_class else labels).aminmax())
+    n,shapes = preds.shape[min(1, preds.ndim-1)],dict(preds=tuple(preds.shape), targets=tuple(y.shape))
+    return dict(
+        no_share=s.kind in ('logits', 'probs') and (low < 0 or high > 1) and dict(low=low, high=high),
+        float_labels=by_class and apart and y.is_floating_point() and dict(dtype=y.dtype),
+        unknown_labels=by_class and apart and (low < 0 or high >= n) and dict(
+            low=int(low), high=int(high), n=n, need=max(int(high)+1, n)),
+        stretched=apart and not by_class and s.kind!='own'
+                  and (s.kind or _all_with_all(s.learn.loss_fn, preds, y)) and shapes)
 
 def check_weighing(
     s:Sample # What is looked at
@@ -190,17 +178,18 @@ def check_weighing(
     whole = isinstance(s.y, torch.Tensor) and not s.y.is_floating_point()
     y = s.targets(s.train) if whole else torch.zeros(0)
     share,seen = float((y==-100).float().mean()) if whole else 0,y[y!=-100].unique()
-    alike = s.kind!='own' and len(y) > 32 and len(seen)==1 and dict(n=len(y), value=int(seen[0]))
-    unweighted = share and s.kind is None and type(s.learn).n_samples is Learner.n_samples
-    return dict(alike=alike, ignored=share > .85 and dict(share=share), unweighted=unweighted,
-                sums=is_sum(s.learn.loss_fn))
+    return dict(
+        alike=s.kind!='own' and len(y) > 32 and len(seen)==1 and dict(n=len(y), value=int(seen[0])),
+        ignored=share > .85 and dict(share=share),
+        unweighted=share and s.kind is None and type(s.learn).n_samples is Learner.n_samples,
+        sums=is_sum(s.learn.loss_fn))
 
 def _varies(p): # a model may scale its inputs itself
     p = p.detach().float() if isinstance(p, torch.Tensor) and len(p) > 1 else torch.zeros(2)
     return float(p.std(0).mean()/p.abs().mean().clamp(min=1e-12))
 
-def _spread(batches):
-    x = torch.cat([columns(b)[0].detach().cpu().flatten() for b in batches]).double()
+def _spread(batches, n=None):
+    x = torch.cat([columns(b)[0][...,:n].detach().cpu().flatten() for b in batches]).double()
     return float(x.mean()),float(x.std())
 
 def check_inputs(
@@ -208,8 +197,9 @@ def check_inputs(
 )->dict:
     "Inputs with NaN or infinity, a mean beyond ±10, or a standard deviation above 10 or below 0.001"
     if not isinstance(s.x, torch.Tensor) or not s.x.is_floating_point(): return {}
-    mean,std = float(s.x.float().mean()),float(s.x.float().std())
-    (a,b),(c,d) = (_spread(o) for o in (s.train, s.valid or s.train))
+    n = getattr(getattr(s.learn.dls, 'preprocessor', None), 'sizes', {}).get('n_cont') # of a table: categories follow
+    mean,std = float(s.x[...,:n].float().mean()),float(s.x[...,:n].float().std())
+    (a,b),(c,d) = (_spread(o, n) for o in (s.train, s.valid or s.train))
     apart = max(b, d) > 5*min(b, d) or abs(a-c) > 5*min(b, d)
     return dict(
         nan_inputs=not s.x.isfinite().all(),
@@ -224,8 +214,8 @@ def check_order(
     "Training data that aren't shuffled, or whose classes come one after the other in the batches read (more than two)"
     dl = s.learn.dls.train
     plan = getattr(dl, 'plan', None)
-    own_order = plan and (plan.shuffle or plan.sampler is not None or plan.batch_sampler is not None)
-    fixed = plan and not own_order or isinstance(getattr(dl, 'sampler', None), torch.utils.data.SequentialSampler)
+    fixed = (not plan.shuffle and plan.sampler is None and plan.batch_sampler is None) if plan else isinstance(
+        getattr(dl, 'sampler', None), torch.utils.data.SequentialSampler)
     classes = isinstance(s.y, torch.Tensor) and not s.y.is_floating_point() and len(s.train) > 2
     y = s.targets(s.train) if classes else torch.zeros(1)
     return dict(unshuffled=fixed, sorted_classes=y[0]!=y[-1] and (y[1:] >= y[:-1]).all())
@@ -246,11 +236,10 @@ def check_overlap(
     return dict(overlap=n > (.05+2*again)*len(valid) and dict(n=n, total=len(valid)))
 
 # %% ../nbs/53_check.ipynb #b8f34217
-_twice = "applied twice it squashes the differences between the classes: the loss can't fall far, and learning is slow"
 SYMPTOMS |= dict(
     softmax=(
         "the model ends in a softmax, and the loss applies one too",
-        _twice,
+        "applied twice it squashes the differences between the classes: the loss can't fall far, and learning is slow",
         "remove the softmax from the model"),
     relu=(
         "the model ends in a ReLU",
@@ -258,7 +247,7 @@ SYMPTOMS |= dict(
         "remove the last ReLU"),
     sigmoid=(
         "the model ends in a sigmoid, or something else from 0 to 1, and the loss applies its own",
-        _twice,
+        "squashed twice, the answers can't be sure: the loss can't fall far, and learning is slow",
         "remove it from the model"),
     no_log_probs=(
         "nll_loss gets numbers that aren't log-probabilities",
@@ -286,9 +275,7 @@ def check_activation(
 )->dict:
     """Outputs like those of a softmax, a sigmoid or a ReLU, for a loss that wants none; and for `nll_loss`, outputs
     that aren't log-probabilities"""
-    p = s.predict()
-    if not isinstance(p, torch.Tensor) or not p.is_floating_point() or p.ndim < 2: return {}
-    p,raw = p.float(),s.kind in ('classes', 'logits')
+    p,raw = s.predict().float(),s.kind in ('classes', 'logits')
     far = s.predict(map_tensors(lambda o: o*100 if o.is_floating_point() else o, s.batch)) # still from 0 to 1?
     unit = ((p>=0)&(p<=1)&(far>=0)&(far<=1)).all()
     return dict(
@@ -304,8 +291,8 @@ def check_mixing(
     other samples of the batch change. Not for a learner with a `predict` of its own, which may draw noise."""
     n,first = len(s.x),s.predict()
     if type(s.learn).predict is not Learner.predict or n < 3 or len(first)!=n: return {}
-    rows = [0]+[1]*(n-1) # all samples but the first become the second
-    others = map_tensors(lambda o: o[rows] if o.ndim and len(o)==n else o, s.batch)
+    # all samples but the first become the second
+    others = map_tensors(lambda o: o[[0]+[1]*(n-1)] if o.ndim and len(o)==n else o, s.batch)
     random,change = not torch.equal(first, s.predict()),(first[0]-s.predict(others)[0]).float().abs().max()
     return dict(random=random, mixing=change > 1e-3*(first.float().abs().max()+1e-12))
 
@@ -314,13 +301,13 @@ def check_modes(
 )->dict:
     "Layers that stay in eval mode while the model is trained; frozen batch norms that don't"
     s.predict(train=True)
+    names = {m: name or 'the model' for name,m in s.learn.model.named_modules()}
     def frozen(m): return (ps := list(m.parameters())) and not any(p.requires_grad for p in ps)
-    meant = {o for m in s.learn.model.modules() if frozen(m) for o in m.modules()}
-    off = [name or 'the model' for name,m in s.learn.model.named_modules() if not m.training and m not in meant
-           and m not in s.learn._frozen]
-    moving = [name for name,m in s.learn.model.named_modules() if getattr(m, 'running_mean', None) is not None
-              and m.training and m in meant]
-    return {k: v and dict(layers=', '.join(v[:3])) for k,v in dict(eval_layers=off, moving=moving).items()}
+    meant = {o for m in names if frozen(m) for o in m.modules()}
+    off = [m for m in names if not m.training and m not in meant and m not in s.learn._frozen]
+    moving = [m for m in names if m.training and m in meant and getattr(m, 'running_mean', None) is not None]
+    return {k: ms and dict(layers=', '.join(names[m] for m in ms[:3]))
+            for k,ms in dict(eval_layers=off, moving=moving).items()}
 
 # %% ../nbs/53_check.ipynb #c629dc87
 SYMPTOMS |= dict(
@@ -371,12 +358,12 @@ def _some(names, total): return names and dict(n=len(names), total=total, names=
 
 def _leaves(loss):
     "The tensors that need a gradient and that `loss` was computed from"
-    todo,seen = [loss.grad_fn],{None}
-    while todo:
-        if (f := todo.pop()) in seen: continue
-        seen.add(f)
-        todo += [o for o,_ in f.next_functions]
-        if hasattr(f, 'variable'): yield f.variable
+    nodes,seen = [f for f in [loss.grad_fn] if f],{None, loss.grad_fn}
+    for f in nodes: # which grows meanwhile
+        new = dict.fromkeys(o for o,_ in f.next_functions if o not in seen)
+        seen |= new.keys()
+        nodes += new
+    return [f.variable for f in nodes if hasattr(f, 'variable')]
 
 def check_optimizer(
     s:Sample # What is looked at
@@ -403,8 +390,8 @@ def check_start(
     except Exception as e: return dict(failed_step=dict(error=f'{type(e).__name__}: {e}'))
     loss,preds = float(s.learn.loss.detach()),s.learn.preds
     n = preds.shape[1] if s.kind in ('classes', 'log_probs') and preds.ndim > 1 else 1
-    new = all(r['mode']!='train' for r in s.learn.history) and not is_sum(s.learn.loss_fn)
-    odd = new and n > 1 and not .2*math.log(n) < loss < 3*math.log(n)+1
+    odd = (n > 1 and not .2*math.log(n) < loss < 3*math.log(n)+1 and not is_sum(s.learn.loss_fn)
+           and all(r['mode']!='train' for r in s.learn.history))
     return dict(
         infinite_loss=not math.isfinite(loss) and dict(loss=loss),
         first_loss=odd and dict(loss=loss, n=n, guess=math.log(n)))
@@ -433,8 +420,7 @@ def check_learning(
     0.05, and falls no longer"""
     free = _free(s)
     if not free or not s.loss().requires_grad: return dict(no_gradient=free)
-    start = {k: p.detach().clone() for k,p in free.items()}
-    losses = overfit(s)
+    start,losses = {k: p.detach().clone() for k,p in free.items()},overfit(s)
     first,last,n = losses[0],losses[-1],len(s.x) if isinstance(s.x, torch.Tensor) else 'a few'
     # the same input with two targets can't be learned by heart
     xs,xys = (len(set(_input_rows([s.batch], s.learn.n_inp-i))) for i in (1, 0))
@@ -470,7 +456,7 @@ def check(
             sample = Sample(learn, n)
             sample.predict()
             for f in checks:
-                with suppress(Exception): findings += look_for(f, sample)
+                with contextlib.suppress(Exception): findings += look_for(f, sample)
     except Exception as e:
         findings.append(Finding(
             f"the first batch can't be predicted: {type(e).__name__}: {e}",

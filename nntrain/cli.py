@@ -7,13 +7,11 @@ __all__ = ['MODELS', 'OPTS', 'RESULTS', 'BadOption', 'get_model', 'save_results'
            'nntrain_predict']
 
 # %% ../nbs/70_cli.ipynb #bf5bc78a
-import argparse,csv,inspect,json,math,os,re,shlex,shutil,sys,tempfile,torch,warnings
-from contextlib import contextmanager,suppress
+import argparse,contextlib,csv,inspect,json,math,os,re,shlex,shutil,sys,tempfile,time,torch,warnings
 from functools import partial,wraps
 from pathlib import Path
-from time import perf_counter
 from fastcore.docments import docments
-from .checks import choice,number,whole
+from .checks import choice,number,refuse,whole
 from .core import columns,get_dataset,set_seed
 from .dataloaders import DataLoaders,hf_ds_collate_fn
 from .data.items import as_prediction,evaluating,open_picture,rows_of
@@ -28,7 +26,7 @@ from .models import cnn,mlp
 class BadOption(ValueError):
     "An option that isn't possible. Its message is the line that the user sees."
 
-@contextmanager
+@contextlib.contextmanager
 def _bad_option(prefix=''):
     "Turn the errors of a check into a `BadOption`: `prefix` and the message"
     try: yield
@@ -48,11 +46,9 @@ def _parser(f):
             p.add_argument(k, metavar=k.upper(), nargs='+' if d.anno is list else None, help=d.docment)
         else:
             kw = dict(action='store_true') if d.anno is bool else dict(type=d.anno)
-            p.add_argument(f'--{k}', default=d.default, **kw,
-                           help=d.docment + (f' (default: {d.default})' if d.default else ''))
-            if '_' in k: # its hidden twin
-                p.add_argument('--'+k.replace('_', '-'), dest=k, default=argparse.SUPPRESS, **kw,
-                               help=argparse.SUPPRESS)
+            said = d.docment + (f' (default: {d.default})' if d.default else '')
+            for name,text in {k.replace('_', '-'): argparse.SUPPRESS, k: said}.items(): # a hidden twin, if it differs
+                p.add_argument(f'--{name}', dest=k, default=d.default, help=text, **kw)
     return p
 
 # %% ../nbs/70_cli.ipynb #3ce8b5ab
@@ -65,9 +61,7 @@ def _command(f):
             os.environ['MPLBACKEND'] = 'agg'
             warnings.formatwarning = lambda message, *_: f'{f.__name__}: {_printable(message)}\n'
         try: status = f(*args, **kwargs)
-        except BadOption as e:
-            print(f'{f.__name__}: {_printable(e)}', file=sys.stderr)
-            status = 2
+        except BadOption as e: _parser(f).exit(2, f'{f.__name__}: {_printable(e)}\n')
         if status: raise SystemExit(status)
     return run
 
@@ -84,7 +78,7 @@ def _get_data(
         dd = get_dataset(data)
         ds = next(iter(dd.values()))
         x,y = (next((k for k,f in ds.features.items() if isinstance(f, kind)), None) for kind in (Image, ClassLabel))
-        if not (x and y): raise ValueError(f"no column of pictures or none of class labels is in {ds.features}")
+        refuse(ValueError, (not (x and y), f"no column of pictures or none of class labels is in {ds.features}"))
         dls = DataLoaders.from_hf_dd(dd.select_columns([x, y]), batch_size, partial(hf_ds_collate_fn, flatten=False))
         shape,im = next(iter(dls.train))[0].shape[1:],ds[0][x]
     mode = im.mode if len(im.getbands())==shape[0] else {1:'L', 2:'LA', 3:'RGB', 4:'RGBA'}.get(shape[0])
@@ -108,10 +102,9 @@ def _get_learner(data, model, lr, batch_size, opt, momentum, seed, device):
     with _bad_option('--'):
         choice('model', model, MODELS)
         optim_class,usual_lr = OPTS[choice('opt', opt, list(OPTS))]
-        if opt=='sgd':
-            momentum = number('momentum', .9 if momentum is None else momentum, below=1)
-            optim_class = partial(optim_class, momentum=momentum)
-        elif momentum is not None: raise ValueError("momentum goes with --opt sgd only")
+        refuse(ValueError, (opt!='sgd' and momentum is not None, "momentum goes with --opt sgd only"))
+        momentum = number('momentum', .9 if momentum is None else momentum, below=1)
+        if opt=='sgd': optim_class = partial(optim_class, momentum=momentum)
         lr = number('lr', usual_lr if lr is None else lr)
         whole('batch_size', batch_size, 1)
         set_seed(whole('seed', seed))
@@ -141,9 +134,7 @@ def save_results(
     "Write the files of `RESULTS` into `path`; sample.png, the first validation picture, only if there is one"
     path.mkdir(parents=True, exist_ok=True)
     with open(path/'history.csv', 'w', newline='') as f:
-        w = csv.DictWriter(f, list(learn.history[0]))
-        w.writeheader()
-        w.writerows(learn.history)
+        csv.DictWriter(f, learn.history[0].keys()).writerows([{k: k for k in learn.history[0]}, *learn.history])
     _save_figure(learn.plot_losses(), path/'losses.png')
     write_file({k: v.cpu() for k,v in learn.model.state_dict().items()}, path/'weights.pt')
     (path/'config.json').write_text(json.dumps(config, indent=1)+'\n')
@@ -167,21 +158,21 @@ def _check_earlier(path, resume, overwrite):
     "Raise `BadOption` if results would be lost, or if there is nothing to resume"
     interrupted,finished,new = bool(_checkpoints(path)),_has_results(path),not (resume or overwrite)
     another = "choose another --out, or begin again with --overwrite"
-    mistakes = {
-        "--resume goes on with a run, --overwrite begins it again: choose one": resume and overwrite,
-        f"--out: {path} holds an interrupted run: go on with --resume, {another}": new and interrupted,
-        f"--out: {path} holds results of an earlier run: {another}": new and finished,
-        f"--resume: there is no interrupted run in {path}; it is finished: to train longer, use more --epochs, another "
-        "--out": resume and finished and not interrupted,
-        f"--resume: there is no interrupted run in {path}": resume and not interrupted}
-    text = next((text for text,made in mistakes.items() if made), None)
-    if text: raise BadOption(text)
+    refuse(
+        BadOption,
+        (resume and overwrite, "--resume goes on with a run, --overwrite begins it again: choose one"),
+        (new and interrupted, f"--out: {path} holds an interrupted run: go on with --resume, {another}"),
+        (new and finished, f"--out: {path} holds results of an earlier run: {another}"),
+        (resume and finished and not interrupted,
+         f"--resume: there is no interrupted run in {path}; it is finished: to train longer, use more --epochs, "
+         "another --out"),
+        (resume and not interrupted, f"--resume: there is no interrupted run in {path}"))
 
 def _open_folder(path):
     "Make the folder and try to write to it"
     with _bad_option('--out: '):
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path): pass
+        tempfile.TemporaryFile(dir=path).close()
 
 # %% ../nbs/70_cli.ipynb #2aaabee0
 def _report(learn, path, data, model, seconds, interrupted):
@@ -189,15 +180,14 @@ def _report(learn, path, data, model, seconds, interrupted):
     go_on = "To go on: the same command with --resume"
     if not learn.history: return print(f"Interrupted before the first pass was through: nothing to save. {go_on}")
     last,n = learn.history[-1],len(learn.dls.train.dataset)
+    files = [f'  {name:<12} {what}' for name,what in RESULTS.items() if (path/name).exists()]
     print(f"\n{'Interrupted. ' if interrupted else ''}Trained {model} on {n:,} pictures of {_printable(data)} in "
           f"{seconds:.1f} s; {'validation' if last['mode']=='eval' else 'training'} accuracy {last['accuracy']:.3f}.\n"
-          f"In {_printable(path)}:")
-    there = [name for name in RESULTS if (path/name).exists()]
-    print(*(f'  {name:<12} {RESULTS[name]}' for name in there), sep='\n')
+          f"In {_printable(path)}:", *files, sep='\n')
     if interrupted: return print(go_on)
     bin = '' if shutil.which('nntrain_predict') else os.path.relpath(Path(sys.executable).parent)+os.sep
     other = 'cnn' if model=='mlp' else 'mlp'
-    hints = ['sample.png' in there and ['nntrain_predict', path, path/'sample.png'],
+    hints = [(path/'sample.png').exists() and ['nntrain_predict', path, path/'sample.png'],
              not _has_results(_folder(data, other, None)) and ['nntrain_train', '--data', data, '--model', other],
              ['nntrain_train', '--help']]
     print('Try next:', *(f'  {bin}{shlex.join(map(str, h))}' for h in hints if h), sep='\n')
@@ -232,17 +222,17 @@ def nntrain_train(
     _open_folder(path)
     subs = [CheckpointS(path/'checkpoints', keep=1, resume=bool(resume)), ProgressS(), amp and MixedPrecisionS(),
             one_cycle and SchedulerS(one_cycle_schedule), early_stop and EarlyStoppingS(patience=early_stop)]
-    start,interrupted = perf_counter(),False
+    start,interrupted = time.perf_counter(),False
     try: learn.fit(epochs, subs=[s for s in subs if s])
     except KeyboardInterrupt: interrupted = True
     except (ValueError, BadCheckpoint) as e:
         if not resume: raise
         raise BadOption(f"--resume: {e}".replace('with CheckpointS(..., resume=False)', 'with --overwrite')) from e
     if learn.history: save_results(learn, path, config|more)
-    _report(learn, path, data, model, perf_counter()-start, interrupted)
+    _report(learn, path, data, model, time.perf_counter()-start, interrupted)
     if interrupted: return 130
     for f in _checkpoints(path): f.unlink()
-    with suppress(OSError): (path/'checkpoints').rmdir() # other files are in it, or it's a link
+    with contextlib.suppress(OSError): (path/'checkpoints').rmdir() # other files are in it, or it's a link
 
 # %% ../nbs/70_cli.ipynb #06ef569d
 @_command
@@ -275,15 +265,17 @@ def load_run(
     "The trained model of a run, and its config. Raises `BadOption` if it isn't whole."
     from PIL.Image import MAX_IMAGE_PIXELS,getmodebands
     path = Path(weights)/'weights.pt' if os.path.isdir(weights) else Path(weights)
-    if not os.path.isfile(path): raise BadOption(f"WEIGHTS: there is no file {path}: train first, with nntrain_train")
+    refuse(BadOption, (not os.path.isfile(path), f"WEIGHTS: there is no file {path}: train first, with nntrain_train"))
     try:
         config = json.loads((path.parent/'config.json').read_text())
         shape,(width,height),mode = config['shape'],config['transform']['size'],config['transform']['mode']
-        if (shape[1:]!=[height,width] or whole('width', width, 1)*whole('height', height, 1) > MAX_IMAGE_PIXELS
-            or mode and getmodebands(mode)!=shape[0]):
-            raise ValueError(f"pictures of shape {shape}, size {width} x {height} and mode {mode!r}")
-        if not isinstance(config['classes'], list) or not all(isinstance(o, str) for o in config['classes']):
-            raise TypeError("classes must be a list of names")
+        refuse(
+            ValueError,
+            (shape[1:]!=[height,width] or whole('width', width, 1)*whole('height', height, 1) > MAX_IMAGE_PIXELS
+             or mode and getmodebands(mode)!=shape[0],
+             f"pictures of shape {shape}, size {width} x {height} and mode {mode!r}"),
+            (not isinstance(config['classes'], list) or not all(isinstance(o, str) for o in config['classes']),
+             "classes must be a list of names"))
         with torch.device('meta'): model = get_model(config['model'], shape, len(config['classes']))
         model.load_state_dict(torch.load(path, map_location='cpu', weights_only=True), assign=True)
         model.float()

@@ -4,18 +4,16 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'named_tensors', 'batch_len', 'columns', 'split_batch', 'endless', 'n_batches', 'with_column', 'RunningMean',
+           'named_tensors', 'columns', 'split_batch', 'endless', 'n_batches', 'with_column', 'batch_len', 'RunningMean',
            'frozen_modules', 'keep_modes', 'freeze', 'thaw', 'add_note', 'text_table', 'names_from', 'digits',
            'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
-import os,random,math
+import importlib,inspect,math,os,random
 from collections import UserDict
 from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache
-from importlib import import_module
-from inspect import signature
 from pathlib import Path
 import numpy as np, torch
 from torch.nn.utils.rnn import PackedSequence
@@ -37,28 +35,34 @@ def set_seed(
     if deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8') # what cuBLAS needs for it
 
 # %% ../nbs/00_core.ipynb #12438563
-def rng_state():
+_generators = dict( # for each one: is it in use, how is it read, how is it set
+    python=(lambda: True, random.getstate, random.setstate),
+    numpy=(lambda: True, np.random.get_state, np.random.set_state),
+    torch=(lambda: True, torch.get_rng_state, torch.set_rng_state),
+    cuda=(lambda: torch.cuda.is_available() and torch.cuda.is_initialized(),
+          torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all),
+    mps=(torch.backends.mps.is_available, torch.mps.get_rng_state, torch.mps.set_rng_state))
+
+def rng_state(
+    names=tuple(_generators) # Which generators
+)->dict:
     """The state of every random generator that training can draw from: Python's, NumPy's, and torch's on CPU, CUDA and
     MPS"""
-    res = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state())
-    if torch.cuda.is_available() and torch.cuda.is_initialized(): res['cuda'] = torch.cuda.get_rng_state_all()
-    if torch.backends.mps.is_available(): res['mps'] = torch.mps.get_rng_state()
-    return res
+    return {k: get() for k,(used,get,_) in _generators.items() if k in names and used()}
 
 def set_rng_state(
     state:dict # What `rng_state` returned
 ):
     "Put every generator back to where it was when `rng_state` made `state`"
-    random.setstate(state['python'])
-    np.random.set_state(state['numpy'])
-    torch.set_rng_state(state['torch'])
-    if 'cuda' in state: torch.cuda.set_rng_state_all(state['cuda'])
-    if 'mps' in state: torch.mps.set_rng_state(state['mps'])
+    for k,(_,_,put) in _generators.items():
+        if k in state: put(state[k])
 
 @contextmanager
-def keep_rng():
+def keep_rng(
+    names=tuple(_generators) # Which generators
+):
     "Leave every random generator as it was before the `with` block, however the block ends"
-    state = rng_state()
+    state = rng_state(names)
     try: yield
     finally: set_rng_state(state)
 
@@ -81,8 +85,7 @@ def map_tensors(
     if t is PackedSequence: # its lengths stay on the CPU
         return t(f(x.data), x.batch_sizes, *(o if o is None else f(o) for o in x[2:]))
     if isinstance(x, (list, tuple)):
-        items = [map_tensors(f, o, other) for o in x]
-        return t(*items) if hasattr(x, '_fields') else t(items)
+        return getattr(t, '_make', t)([map_tensors(f, o, other) for o in x]) # a named tuple is made by `_make`
     if isinstance(x, (dict, UserDict)):
         res = {} if t is dict else copy(x) # a subclass may want other arguments, and have attributes of its own
         for k,v in x.items(): res[k] = map_tensors(f, v, other)
@@ -96,10 +99,9 @@ def to_device(
 ):
     "Move every tensor in `x` to `device`. A copy from pinned memory doesn't wait for the device to finish it."
     device = default_device() if device is None else torch.device(device)
-    def move(t):
-        if t.device==device: return t
-        return t.to(device, non_blocking=t.device.type=='cpu' and device.type=='cuda' and t.is_pinned())
-    return map_tensors(move, x, lambda o: o.to(device) if hasattr(o, 'to') else o)
+    def pinned(t): return device.type=='cuda' and t.device.type=='cpu' and t.is_pinned()
+    return map_tensors(lambda t: t.to(device, non_blocking=pinned(t)), x,
+                       lambda o: o.to(device) if hasattr(o, 'to') else o)
 
 def to_cpu(
     x # A tensor or a nest of tensors
@@ -117,26 +119,6 @@ def named_tensors(
     named = {**dict(getattr(model, 'named_parameters', unnamed)()), **dict(getattr(model, 'named_buffers', dict)())}
     return {k: t for k,t in named.items() if not torch.nn.parameter.is_lazy(t)}
 
-# %% ../nbs/00_core.ipynb #3a5009a3
-def batch_len(
-    batch # A tensor, or a nest of tensors whose first dimension is the batch
-)->int:
-    """The number of samples in `batch`: the length of the first column that is a tensor, else of lists of samples, else
-    of the first tensor found, 1 if that is a scalar. Raises `ValueError` if there is none."""
-    if isinstance(batch, torch.Tensor): return batch.shape[0] if batch.ndim else 1
-    if type(batch) is PackedSequence: return int(batch.batch_sizes[0])
-    cols = batch if isinstance(batch, (list, tuple)) else tuple(batch.values()) if hasattr(batch, 'values') else ()
-    for x in cols:
-        if isinstance(x, torch.Tensor): return x.shape[0] if x.ndim else 1
-    lists = [x for x in cols if isinstance(x, list)] # of samples, unless they are columns in columns
-    heads = {x.shape[:1] if isinstance(x, torch.Tensor) else None for xs in lists for x in xs}
-    if len({len(x) for x in lists})==1 and (None in heads or len(heads) > 1): return len(lists[0])
-    for x in cols:
-        try: return batch_len(x)
-        except ValueError: pass
-    raise ValueError(f"batch holds no tensor to count samples by: {type(batch).__name__}. Collate it to tensors, or "
-                     "override `Learner.n_samples`.")
-
 # %% ../nbs/00_core.ipynb #3a011ceb
 def columns(
     batch # What a loader yields
@@ -148,7 +130,7 @@ def columns(
 
 @lru_cache(maxsize=256)
 def _arguments(f):
-    try: ps = signature(f).parameters.values()
+    try: ps = inspect.signature(f).parameters.values()
     except (TypeError, ValueError): return ()
     return tuple(p.name for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
 
@@ -191,11 +173,11 @@ def split_batch(
 def endless(
     dl # A loader
 ):
-    "The batches of `dl`, over and over; ends if there are none"
-    got = True
-    while got:
-        got = False
-        for b in dl: got = True; yield b
+    "The batches of `dl`, over and over; ends if there are none twice in a row (a resumed pass may have none left)"
+    empty = 0
+    while empty < 2:
+        empty += 1
+        for b in dl: empty = 0; yield b
 
 def n_batches(
     dl # A loader
@@ -211,18 +193,32 @@ def with_column(
     x # Takes its place
 ):
     "A copy of `batch` with column `i` replaced"
-    if isinstance(batch, tuple) and hasattr(batch, '_fields'): return batch._replace(**{batch._fields[i]: x})
-    if isinstance(batch, (list, tuple)): return type(batch)(x if j==i else o for j,o in enumerate(batch))
+    if isinstance(batch, (list, tuple)):
+        return getattr(batch, '_make', type(batch))(x if j==i else o for j,o in enumerate(batch))
     if isinstance(batch, torch.Tensor) or not hasattr(batch, 'values'): return x
     res = copy(batch) # a subclass may want other arguments, and have attributes of its own
     res[list(batch)[i]] = x
     return res
 
-# %% ../nbs/00_core.ipynb #08ab394f
-def _one_number(value):
-    return (f"a value must be one number, not of shape {tuple(value.shape)}: take its mean (a loss function's "
-            "`reduction='mean'`)")
+# %% ../nbs/00_core.ipynb #3a5009a3
+def batch_len(
+    batch # A tensor, or a nest of tensors whose first dimension is the batch
+)->int:
+    """The number of samples in `batch`: the length of the first column that is a tensor, else of lists of samples, else
+    of the first tensor found, 1 if that is a scalar. Raises `ValueError` if there is none."""
+    if type(batch) is PackedSequence: return int(batch.batch_sizes[0])
+    for x in (cols := columns(batch)):
+        if isinstance(x, torch.Tensor): return x.shape[0] if x.ndim else 1
+    lists = [x for x in cols if isinstance(x, list)] # of samples, unless they are columns in columns
+    heads = {x.shape[:1] if isinstance(x, torch.Tensor) else None for xs in lists for x in xs}
+    if len({len(x) for x in lists})==1 and (None in heads or len(heads) > 1): return len(lists[0])
+    for x in (o for o in cols if o is not batch): # what has no columns is its own only one
+        try: return batch_len(x)
+        except ValueError: pass
+    raise ValueError(f"batch holds no tensor to count samples by: {type(batch).__name__}. Collate it to tensors, or "
+                     "override `Learner.n_samples`.")
 
+# %% ../nbs/00_core.ipynb #08ab394f
 class RunningMean:
     "Weighted mean of device scalars. `update` never waits for the device; `compute` does, once."
     def __init__(self,
@@ -242,8 +238,10 @@ class RunningMean:
     ):
         "Take `value` into the mean"
         if isinstance(value, torch.Tensor):
-            try: value = value.item() if value.is_cpu else value.detach() # on the CPU there is nothing to wait for
-            except RuntimeError as e: raise ValueError(_one_number(value)) from e
+            if value.numel()!=1:
+                raise ValueError(f"a value must be one number, not of shape {tuple(value.shape)}: take its mean (a "
+                                 "loss function's `reduction='mean'`)")
+            value = value.item() if value.is_cpu else value.detach().reshape(()) # nobody waits for the CPU
         self.values.append(value)
         self.weights.append(weight)
         if len(self.values) >= self.size: self.fold()
@@ -252,14 +250,12 @@ class RunningMean:
         "Turn the buffered values into one sum, on their device. They stay in `recent` until the next time."
         if not self.values: return
         if isinstance(self.values[0], torch.Tensor):
-            v = torch.stack(self.values).flatten()
-            if len(v)!=len(self.values): raise ValueError(_one_number(self.values[0]))
+            v = torch.stack(self.values)
             v = v.to(torch.float32 if v.device.type=='mps' else torch.float64) # MPS has no float64
         else: v = torch.tensor(self.values, dtype=torch.float64)
-        if on_device := any(isinstance(o, torch.Tensor) for o in self.weights):
-            ws = self.weights if len({type(o) for o in self.weights})==1 else map(torch.as_tensor, self.weights)
-            w = torch.stack([o.to(v.device) for o in ws]).to(v.dtype)
-        else: w = torch.tensor(self.weights, dtype=v.dtype, device=v.device)
+        on_device = any(isinstance(o, torch.Tensor) for o in self.weights)
+        w = (torch.stack([torch.as_tensor(o).to(v.device) for o in self.weights]).to(v.dtype) if on_device else
+             torch.tensor(self.weights, dtype=v.dtype, device=v.device))
         self.recent = v = torch.where(w==0, 0., v) # the mean of nothing is NaN, and weighs nothing
         self.before = self.total,self.n,w
         self.total = self.total + (v if self.sums else v*w).sum()
@@ -327,9 +323,7 @@ def add_note(
     text:str # Where it came from
 ):
     "Add a note to `e`, unless it has that note already"
-    if text in (notes := getattr(e, '__notes__', [])): return
-    if hasattr(e, 'add_note'): e.add_note(text)
-    else: e.__notes__ = [*notes, text]
+    if text not in (notes := getattr(e, '__notes__', [])): e.__notes__ = [*notes, text]
 
 # %% ../nbs/00_core.ipynb #ba2e8866
 def text_table(
@@ -337,8 +331,7 @@ def text_table(
     left:int=0 # How many columns are aligned to the left; the others to the right
 )->str:
     "The rows as lines of text in which the columns are aligned"
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    forms = [f'{{:{"<" if i < left else ">"}{w}}}' for i,w in enumerate(widths)]
+    forms = [f'{{:{"<" if i < left else ">"}{max(map(len, column))}}}' for i,column in enumerate(zip(*rows))]
     return '\n'.join('  '.join(forms).format(*row).rstrip() for row in rows)
 
 def names_from(
@@ -347,7 +340,7 @@ def names_from(
     "A module's `__getattr__` that finds names in modules of later chapters. Raises `AttributeError` for other names."
     def __getattr__(name):
         if name not in homes: raise AttributeError(f"this module has no attribute {name!r}")
-        return getattr(import_module(f'nntrain.{homes[name]}'), name)
+        return getattr(importlib.import_module(f'nntrain.{homes[name]}'), name)
     return __getattr__
 
 # %% ../nbs/00_core.ipynb #25c0aa94
@@ -367,10 +360,9 @@ def digits(
     idxs = np.random.default_rng(seed).permutation(len(pixels))
     n = len(idxs)-round(len(idxs)*test)
     features = Features(image=Image(), label=ClassLabel(names=[str(o) for o in range(10)]))
-    def make(idxs):
-        images = [PILImage.fromarray(o) for o in pixels[idxs]]
-        return Dataset.from_dict(dict(image=images, label=d.target[idxs]), features=features)
-    return DatasetDict(train=make(idxs[:n]), test=make(idxs[n:]))
+    splits = {k: dict(image=[PILImage.fromarray(o) for o in pixels[rows]], label=d.target[rows])
+              for k,rows in dict(train=idxs[:n], test=idxs[n:]).items()}
+    return DatasetDict({k: Dataset.from_dict(v, features=features) for k,v in splits.items()})
 
 # %% ../nbs/00_core.ipynb #7bd96d48
 def get_dataset(

@@ -10,19 +10,19 @@ __all__ = ['Stats', 'DataLoaders', 'BatchKey', 'hf_ds_collate_fn', 'inplace', 'c
 from collections import namedtuple
 from functools import partial
 from inspect import signature
-import numpy as np, torch
-from torch.utils.data import ConcatDataset,DataLoader,IterableDataset,Subset,TensorDataset
+import torch
+from torch.utils.data import ConcatDataset,DataLoader,Subset,TensorDataset
 from fastcore.basics import patch
 from .checks import choice,whole
 from .core import columns
-from .data.collate import InOrder,collate,collate_dict,find_masks,floats,hf_ds_collate_fn,image_columns,inplace
-from .data.loader import Loader,Rows,first_batches,uncounted
+from .data.collate import (InOrder,classes_of,collate,collate_dict,find_masks,floats,hf_ds_collate_fn,
+                                  image_columns,inplace)
+from .data.loader import Loader,Rows,first_batches,map_style,uncounted
 from .data.memory import Columns,Decoded,Tensors,check_columns,decode,free_memory
-from .data.order import BatchKey,BatchPlan,mix_seed,seeded
+from .data.order import BatchKey,BatchPlan,mix_seed,seeded,split_rows
 
 # %% ../nbs/14_dataloaders.ipynb #3507aeda
-def _map_style(ds): return hasattr(ds, '__len__') and not isinstance(ds, IterableDataset)
-def _plain_hf(ds): return hasattr(ds, '_fingerprint') and _map_style(ds) and not ds.format['type']
+def _plain_hf(ds): return hasattr(ds, '_fingerprint') and map_style(ds) and not ds.format['type']
 
 def _unwrapped(ds):
     "What a `Subset` or `ConcatDataset` of Hugging Face data sets holds, as one of them; anything else as it is"
@@ -35,16 +35,9 @@ def _unwrapped(ds):
             return concatenate_datasets(parts)
     return ds
 
-def _classes(ds):
-    "Column → names of its classes, for a Hugging Face data set; `classes` → those of another one, as torchvision's"
-    fs = getattr(ds, 'features', None)
-    if isinstance(fs, dict): return {k: f.names for k,f in fs.items() if hasattr(f, 'names')}
-    while not hasattr(ds, 'classes') and hasattr(ds, 'dataset'): ds = ds.dataset
-    return dict(classes=ds.classes) if isinstance(getattr(ds, 'classes', None), (list,tuple)) else {}
-
 def _same_classes(train, ds, split):
     "Raise `ValueError` if a class number means one thing in `train` and another in `ds`"
-    ours,theirs = _classes(train),_classes(ds)
+    ours,theirs = classes_of(train),classes_of(ds)
     for k in ours:
         for i,(a,b) in enumerate(zip(ours[k], theirs.get(k, ()))):
             if a!=b:
@@ -55,7 +48,7 @@ def _same_classes(train, ds, split):
 def _same_columns(train, ds, split):
     """Data set `ds` with its columns in the order of `train`, where both have names for them. Raises `ValueError` if
     the names differ."""
-    a,b = (o.format['columns'] if _plain_hf(o) else None if _map_style(o) else getattr(o, 'column_names', None)
+    a,b = (o.format['columns'] if _plain_hf(o) else None if map_style(o) else getattr(o, 'column_names', None)
            for o in (train, ds))
     if not (a and b) or b==a[:len(b)]: return ds
     if missing := [k for k in a if k not in b]:
@@ -68,7 +61,7 @@ def _collating(ds, like, collate_fn):
     f = collate_fn or (hf_ds_collate_fn if hasattr(ds, 'features') else collate)
     by_position = getattr(f, 'func', f) in (hf_ds_collate_fn,collate)
     if not by_position or _plain_hf(ds) and _plain_hf(like): return f
-    like = next((o for o in (like,ds) if _map_style(o)), None)
+    like = next((o for o in (like,ds) if map_style(o)), None)
     return InOrder(f, like, own=like is None or like is ds)
 
 # %% ../nbs/14_dataloaders.ipynb #391a6e96
@@ -91,39 +84,41 @@ def _check_split(ds, split, batch_size, drop_last, samplers):
             raise TypeError(f"{k} must be an iterable with a length, to be read again in each pass, not {v!r}: give a "
                             "list of row numbers, or a torch.utils.data.Sampler")
 
-def _make_loader(ds, *, batch_size, collate_fn, split, cache, cache_dir, seed, shuffle=False, sampler=None,
+def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, seed, shuffle=False, sampler=None,
                  batch_sampler=None, drop_last=False, **kwargs):
-    "The `Loader` of one split: decoded if it can be and fits, else streamed"
-    samplers = dict(sampler=sampler, batch_sampler=batch_sampler)
+    """The `Loader` of one split: decoded if it can be and fits, else streamed; it goes by the names of columns and
+    classes of the data set `like`"""
+    ds = _same_columns(like, _unwrapped(ds), split)
+    _same_classes(like, ds, split)
+    collate_fn,samplers = _collating(ds, like, collate_fn),dict(sampler=sampler, batch_sampler=batch_sampler)
     kwargs.update(seed=seed, split=split)
-    if isinstance(ds, IterableDataset) or not hasattr(ds, '__len__'):
-        if odd := [k for k,v in dict(samplers, cache=cache is True or None).items() if v is not None]:
+    if not map_style(ds):
+        buffer = None if isinstance(shuffle, bool) or hasattr(ds, '_ex_iterable') else shuffle # of Hugging Face
+        if odd := [k for k,v in dict(samplers, cache=cache is True or None, shuffle=buffer).items() if v is not None]:
             raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. "
                              f"Leave {odd[0]} out")
-        return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, **kwargs)
+        return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, shuffle=shuffle, **kwargs)
     _check_split(ds, split, batch_size, drop_last, samplers)
+    plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
+    fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
+    if hasattr(ds, 'prepare'): # photos, which make their batches themselves
+        ds.prepare() # they are decoded now
+        return Loader(ds, plan, why=ds.photos.why, **(kwargs if ds.photos.why else fast))
     why = _why_stream(ds, collate_fn, cache)
     if why and cache is True:
         raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
                          "Leave cache out, or that")
-    masks = getattr(collate_fn, 'keywords', {}).get('masks')
-    size,free = check_columns(ds, split, masks) if why in (None,'cache=False') else 0,free_memory()//2
+    own = getattr(collate_fn, 'keywords', {})
+    size,free = check_columns(ds, split, own.get('masks')) if why in (None,'cache=False') else 0,free_memory()//2
     if cache=='auto' and not why and size>free:
         why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
-    plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
     base,indices = (ds.dataset, ds.indices) if type(ds) is Subset else (ds, None)
-    tensors = type(base) is TensorDataset and getattr(collate_fn, 'collate_fn', None) is collate
+    as_it_is = getattr(type(base), '__getitem__', None) is TensorDataset.__getitem__ # or a class that only adds names
+    tensors = as_it_is and getattr(collate_fn, 'collate_fn', None) is collate
     if why and not tensors: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
     data = (Tensors(base, collate_fn, split, indices) if tensors else
-            Decoded(ds, split, cache_dir=cache_dir, **getattr(collate_fn, 'keywords', {})))
-    fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
+            Decoded(ds, split, cache_dir=cache_dir, **own))
     return Loader(data, plan, **fast) # no workers: making a batch is faster than sending it
-
-def _make_like(like, ds, collate_fn, split, **kwargs):
-    "The `Loader` of one split, which goes by the names of columns and classes of the data set `like`"
-    ds = _same_columns(like, _unwrapped(ds), split)
-    _same_classes(like, ds, split)
-    return _make_loader(ds, collate_fn=_collating(ds, like, collate_fn), split=split, **kwargs)
 
 # %% ../nbs/14_dataloaders.ipynb #dbe14a02
 def _splits(dd):
@@ -164,7 +159,7 @@ class DataLoaders:
         cache:bool|str='auto', # Decode once, in memory: `'auto'` if possible and it takes at most half of what is free
         cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
         seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
-        shuffle:bool=True, # Training batches in a new order in each pass?
+        shuffle:bool|int=True, # Training batches in a new order in each pass? A number: rows in a stream's buffer
         sampler=None, # Row numbers of the training batches, in place of shuffling
         batch_sampler=None, # Lists of row numbers, in place of `batch_size`
         drop_last:bool=False, # Leave out a last training batch that is shorter?
@@ -179,6 +174,9 @@ class DataLoaders:
         if collate_fn is not None and not callable(collate_fn):
             raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for "
                             "the default")
+        if hasattr(train_ds, 'prepare') and collate_fn not in (None, hf_ds_collate_fn):
+            raise ValueError("collate_fn: photos of a given size make their batches themselves. Leave collate_fn out, "
+                             "or size=")
         if odd := set(kwargs)-set(signature(DataLoader).parameters):
             raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to "
                             "torch.utils.data.DataLoader, which has none of that name")
@@ -190,13 +188,15 @@ class DataLoaders:
         ours = getattr(collate_fn, 'func', collate_fn) in (None, hf_ds_collate_fn)
         if ours and _plain_hf(train_ds) and (known := getattr(collate_fn, 'keywords', {})).get('masks') is None:
             collate_fn = partial(hf_ds_collate_fn, **{**known, 'masks': find_masks(train_ds)})
-        def make(ds, i, batch_size, **kw):
-            return ds if ds is None else partial(_make_like, train_ds, ds, collate_fn, splits[i], cache=cache,
-                                                 cache_dir=cache_dir, seed=mix_seed(seed, i), batch_size=batch_size,
-                                                 **kwargs, **kw)
-        valid = None if valid_ds is None else make(valid_ds, 1, valid_bs)()
-        return cls(make(train_ds, 0, bs, shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler,
-                        drop_last=drop_last)(), valid, make(test_ds, 2, valid_bs))
+        own = dict(batch_size=bs, sampler=sampler, batch_sampler=batch_sampler, drop_last=drop_last,
+                   shuffle=bool(shuffle) if shuffle in (True, False) else
+                   whole('shuffle', shuffle, 2, 'rows in the buffer'))
+        train,valid,test = (
+            ds if ds is None else partial(_make_loader, train_ds, ds, collate_fn, split, cache=cache,
+                                          cache_dir=cache_dir, seed=mix_seed(seed, i), **kwargs, **kw)
+            for i,(ds,split,kw) in enumerate(zip((train_ds, valid_ds, test_ds), splits,
+                                                 (own, *[dict(batch_size=valid_bs)]*2))))
+        return cls(train(), valid and valid(), test)
 
     @classmethod
     def from_hf_dd(cls,
@@ -207,14 +207,70 @@ class DataLoaders:
         cache:bool|str='auto', # Decode once, in memory: `'auto'` if possible and it takes at most half of what is free
         cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
         seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
+        size:int|None=None, # For photos of any size: pixels of a side of what the model gets; see `nntrain.data.photos`
         **kwargs # What else `from_datasets` takes: `shuffle`, `valid_batch_size`, `drop_last`, `num_workers`, ...
     ):
         """Make the loaders from the splits of `dd`, found by their names. Raises `ValueError` or `TypeError` if there
         is no `train` split, or it isn't clear which one validates."""
         train,valid = _splits(dd)
-        test = dd['test'] if 'test' in dd and valid!='test' else None
+        if size is not None:
+            from nntrain.data.photos import OPTIONS,dd_photos
+            own = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
+            dd = dd_photos({k: dd[k] for k in (train, valid, 'test') if k in dd}, size, cache=cache,
+                           cache_dir=cache_dir, **own)
         return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache,
-                                 cache_dir=cache_dir, seed=seed, splits=(train,valid,'test'), test_ds=test, **kwargs)
+                                 cache_dir=cache_dir, seed=seed, splits=(train,valid,'test'),
+                                 test_ds=dd['test'] if 'test' in dd and valid!='test' else None, **kwargs)
+
+    @classmethod
+    def from_df(cls,
+        df, # A data frame of pandas
+        target:str, # The column to predict
+        batch_size:int=64, # Rows of a training batch; a validation batch has twice as many
+        **kwargs # `valid`, `cat`, `cont`, `transform`, ... of `nntrain.data.tables.from_df`; `seed`, ...
+    ):
+        """Make the loaders of a table: a matrix of features, standardised by the training rows, and the target. Raises
+        `ValueError`, naming row and column, on what can't be used; `ImportError` without pandas or scikit-learn."""
+        from nntrain.data.tables import from_df
+        return from_df(cls, df, target, batch_size, **kwargs)
+
+    @classmethod
+    def from_csv(cls,
+        path, # A CSV file whose first line has the names; for one of another form, read it with pandas, and `from_df`
+        target:str, # As in `from_df`
+        batch_size:int=64, # As in `from_df`
+        **kwargs # As in `from_df`; `valid` may be another file
+    ):
+        "Make the loaders of a table in a file. Raises as `from_df` does, naming the file."
+        return cls.from_df(path, target, batch_size, **kwargs)
+
+    @classmethod
+    def from_arrays(cls,
+        X, # The features: an array or a tensor (rows, features)
+        y, # The target: an array or a tensor (rows)
+        batch_size:int=64, # As in `from_df`
+        **kwargs # As in `from_df`; `valid` may be a pair `(X, y)`
+    ):
+        "Make the loaders of arrays. Raises as `from_df` does."
+        return cls.from_df((X, y), 'y', batch_size, **kwargs)
+
+    @classmethod
+    def from_folder(cls,
+        path, # Has a folder of photos for each class; or the folders `train` and `valid` (and `test`), which have
+        batch_size:int, # Rows of a training batch; a validation batch has twice as many
+        size:int=160, # Pixels of a side of what the model gets
+        *,
+        valid:float=.2, # Share of each class that validates, where no folder does
+        seed:int|None=None, # Of that split, of order, crops and flips; `None` draws one from torch's generator
+        **kwargs # `cache`, `cache_dir`, `skip_broken`, `min_area`, `flip`; and what else `from_datasets` takes
+    ):
+        """Make the loaders of photos of any size: random crops to train, the middle to validate. Raises `ValueError`,
+        `TypeError` or `FileNotFoundError` that names file or argument. See `nntrain.data.photos`."""
+        from nntrain.data.photos import OPTIONS,folder_photos
+        seed = torch.randint(2**63-1, ()).item() if seed is None else whole('seed', seed)
+        own = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
+        train,valid,test = folder_photos(path, size, valid, seed, **own)
+        return cls.from_datasets(train, valid, batch_size, seed=seed, test_ds=test, **kwargs)
 
     def state_dict(self)->dict:
         "Where both loaders are, in whole numbers, for those that can tell (torchdata's `StatefulDataLoader` can too)"
@@ -225,8 +281,8 @@ class DataLoaders:
         for k,v in state.items(): getattr(self, k).load_state_dict(v)
 
     def __repr__(self):
-        def f(dl): return repr(dl) if isinstance(dl, Loader) else 'none' if dl is None else type(dl).__name__
-        return f'train: {f(self.train)}\nvalid: {f(self.valid)}'
+        both = dict(train=self.train, valid='none' if self.valid is None else self.valid)
+        return '\n'.join(f'{k}: {dl if isinstance(dl, (Loader,str)) else type(dl).__name__}' for k,dl in both.items())
 
     def one_batch(self,
         train:bool=True # Of the training data? Else of the validation data
@@ -240,9 +296,14 @@ class DataLoaders:
         stats=None, # Mean and standard deviation per channel with which a transform normalised the images
         **kwargs # To `nntrain.plotting.get_grid`, such as `nrows` or `imsize`
     ):
-        "Draw the first images of the next batch with their class names, or print a table of its rows"
-        from nntrain.plotting import show_batch
+        "Draw the first images of the next batch with their classes, masks or boxes, or print a table of its rows"
+        from nntrain.data.describe import show_batch
         return show_batch(self, n, train, stats, **kwargs)
+
+    def describe(self):
+        "Print what the data are: rows, how they are read and why so, memory, columns, classes and how often they come"
+        from nntrain.data.describe import describe
+        return describe(self)
 
 # %% ../nbs/14_dataloaders.ipynb #3330e5cf
 @patch(cls_method=True)
@@ -259,10 +320,7 @@ def split(cls:DataLoaders,
     if 'train' not in dd or {'valid','validation'}&set(dd):
         raise ValueError(f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}")
     ds,n = dd['train'],len(dd['train'])
-    if not 0<valid<1 or int(n*valid+1e-9) in (0,n):
-        raise ValueError(f"valid must be a share between 0 and 1 that leaves rows in both splits, not {valid!r} of {n} "
-                         "rows: try 0.2")
-    order = np.random.default_rng(seed).permutation(n)
+    col = None
     if stratify is not None:
         if stratify not in ds.column_names:
             raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or "
@@ -272,9 +330,8 @@ def split(cls:DataLoaders,
             if o is None or isinstance(o, (list,dict)):
                 raise ValueError(f"stratify: column {stratify!r} has the value {o} in row {i}, not one class for each "
                                  "row. Give stratify=None, or a column with one value per row")
-        order = order[np.argsort(np.asarray(col)[order], kind='stable')]
-    held = np.diff((np.arange(n+1)*valid+1e-9).astype(int))>0 # evenly spaced, so each class gets its share
-    return DatasetDict(dd | dict(train=ds.select(np.sort(order[~held])), valid=ds.select(np.sort(order[held]))))
+    train,held = split_rows(n, valid, seed, col)
+    return DatasetDict(dd | dict(train=ds.select(train), valid=ds.select(held)))
 
 # %% ../nbs/14_dataloaders.ipynb #fe067f72
 Stats = namedtuple('Stats', 'mean std')
@@ -292,8 +349,7 @@ def _batch_stats(batches, table):
         x = (x.transpose(0,1).flatten(1) if x.ndim==4 or table else x.reshape(1,-1)).double()
         n,s,s2 = n+x.shape[1],s+x.sum(1),s2+(x**2).sum(1)
     mean,var = s/n,(s2/n-(s/n)**2).clamp(min=0)
-    if table: var[var<=1e-14*mean**2] = 1
-    return Stats(mean.float(), var.sqrt().float())
+    return Stats(mean.float(), var.masked_fill((var<=1e-14*mean**2) & table, 1).sqrt().float())
 
 @patch
 def stats(self:DataLoaders)->Stats:
@@ -303,8 +359,7 @@ def stats(self:DataLoaders)->Stats:
         data = getattr(self.train, 'dataset', None)
         pics = [data.cols[k] for k in data.cols if k in data.images] if isinstance(data, Decoded) else []
         table = not image_columns(getattr(data, 'ds', data))
-        batches = ([floats(x)] for x in pics[0].split(1000)) if pics else uncounted(self.train)
-        self._stats = _batch_stats(batches, table)
+        self._stats = _batch_stats(([floats(x)] for x in pics[0].split(1000)) if pics else uncounted(self.train), table)
     return self._stats
 
 # %% ../nbs/14_dataloaders.ipynb #9bd17643

@@ -7,15 +7,10 @@ __all__ = ['Layer', 'run_aside', 'Hook', 'macs', 'ModelMonitorS', 'Summary', 'su
            'Mistake', 'PredictionsS', 'Finding', 'Findings']
 
 # %% ../nbs/50_inspect.ipynb #d3c80163
-import math,torch
-from collections import namedtuple
-from contextlib import AbstractContextManager
+import collections,contextlib,itertools,math,time,torch,types
 from functools import partial
-from itertools import islice
-from time import perf_counter
-from types import SimpleNamespace
 from torch import nn
-from .checks import whole
+from .checks import refuse,whole
 from .core import names_from,text_table
 from .data.loader import first_batches
 from .events import EVENTS,CancelFitException,Subscriber
@@ -29,18 +24,18 @@ def run_aside(
     *subs # Subscribers that watch
 ):
     "Run `batches` through `learn` as in validation; nothing is trained, printed or recorded. Raises as `fit` does."
-    with aside(learn, quiet=True, dls=SimpleNamespace(train=None, valid=batches)):
+    with aside(learn, quiet=True, dls=types.SimpleNamespace(train=None, valid=batches)):
         learn.fit(1, train=False, subs=list(subs))
 
 # %% ../nbs/50_inspect.ipynb #5cec03d4
-class Hook(AbstractContextManager):
+class Hook(contextlib.AbstractContextManager):
     "Calls `func(hook, layer, inputs, output)` after each forward pass of `layer`, until it is removed"
     def __init__(self,
         nr:int, # Number of the layer, for its name
         layer:nn.Module, # The module to listen to
-        func # What to call; the hook itself is its first argument, to keep things on
+        func # What to call; the hook itself is its first argument, to keep things on, such as in its list `stats`
     ):
-        self.layer_name = f'{nr}_{type(layer).__name__}'
+        self.layer_name,self.stats = f'{nr}_{type(layer).__name__}',[]
         self.hook = layer.register_forward_hook(partial(func, self))
 
     def remove(self):
@@ -50,7 +45,7 @@ class Hook(AbstractContextManager):
     def __exit__(self, *args): self.remove()
 
 # %% ../nbs/50_inspect.ipynb #5706f0c6
-Layer = namedtuple('Layer', 'name kind shape params trainable macs bytes')
+Layer = collections.namedtuple('Layer', 'name kind shape params trainable macs bytes')
 
 def macs(
     layer:nn.Module, # A module
@@ -58,10 +53,10 @@ def macs(
     y:torch.Tensor # Its output, batch dimension first
 )->int:
     "Multiply-adds for one sample, of linear layers and convolutions; 0 for everything else"
-    if isinstance(layer, nn.Linear): return layer.weight.numel()*(y.numel()//layer.out_features)//len(y)
-    if not isinstance(layer, nn.modules.conv._ConvNd): return 0
-    places = x if layer.transposed else y # a transposed convolution multiplies at each place of its input
-    return layer.weight.numel()*math.prod(places.shape[2:])
+    if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)): return 0
+    # a transposed convolution multiplies at each place of its input
+    places = y.shape[1:-1] if isinstance(layer, nn.Linear) else (x if layer.transposed else y).shape[2:]
+    return layer.weight.numel()*math.prod(places)
 
 def _tensor(o):
     "The first tensor in `o`"
@@ -99,8 +94,7 @@ class ModelMonitorS(Subscriber):
 
     def after_batch(self, learn):
         called = {r.name for r in self.rows}
-        for m,own in self.layers.items():
-            if own and self.names[m] not in called: self.add(m, 'not called')
+        for m in [m for m,own in self.layers.items() if own and self.names[m] not in called]: self.add(m, 'not called')
         raise CancelFitException
 
     def cleanup_fit(self, learn):
@@ -133,16 +127,16 @@ class Summary:
 
     def __repr__(self): return f'{text_table([self.heads, *self.cells()], left=3)}\n\n{self.total()}'
     def _repr_markdown_(self):
-        rows = [self.heads, ['---']*3+['---:']*2, *self.cells()]
-        return '\n'.join(f"| {' | '.join(r)} |" for r in rows)+f'\n\n{self.total()}'
+        return '\n'.join(f"| {' | '.join(r)} |" for r in (self.heads, ['---']*3+['---:']*2, *self.cells())
+                         )+f'\n\n{self.total()}'
 
 def summary(
     learn, # The learner, with data
     modules=None # Only the layers inside of these modules
 )->Summary:
     "Layers, output shapes, parameters and multiply-adds of `learn.model`. Sends one batch through it; changes nothing."
-    dl = learn.dls.valid if learn.dls.train is None else learn.dls.train
-    run_aside(learn, first_batches(dl), monitor := ModelMonitorS(modules))
+    run_aside(learn, first_batches(learn.dls.valid if learn.dls.train is None else learn.dls.train),
+              monitor := ModelMonitorS(modules))
     return Summary(monitor.rows)
 
 # %% ../nbs/50_inspect.ipynb #f7872a6d
@@ -158,11 +152,11 @@ class TimerS(Subscriber):
     ): self.sync,self.rows = sync,[]
 
     def before_fit(self, learn):
-        self.rows,self.inside,self.last = [],True,perf_counter()
+        self.rows,self.inside,self.last = [],True,time.perf_counter()
         for event in EVENTS:
-            begin = partial(self.mark, self.parts.get(event, 'other'), True)
-            around = [begin, *learn.listeners[event], partial(self.mark, 'subscribers', False)]
-            learn.listeners[event] = tuple(around[::-1] if event.startswith('cleanup') else around) # called last first
+            ends = partial(self.mark, self.parts.get(event, 'other'), True),partial(self.mark, 'subscribers', False)
+            first,last = ends[::-1] if event.startswith('cleanup') else ends # these are called last first
+            learn.listeners[event] = (first, *learn.listeners[event], last)
 
     def before_epoch(self, learn):
         self.rows.append(dict(epoch=learn.epoch, mode='train' if learn.training else 'eval',
@@ -172,7 +166,7 @@ class TimerS(Subscriber):
         """The time since the last mark was that of `part`; or of a subscriber, if it left an event in the middle. Are
         we `inside` of an event now?"""
         if self.sync and torch.cuda.is_available(): torch.cuda.synchronize()
-        now = perf_counter()
+        now = time.perf_counter()
         if self.rows: self.rows[-1]['subscribers' if self.inside else part] += now-self.last
         self.last,self.inside = now,inside
 
@@ -185,13 +179,14 @@ class TimerS(Subscriber):
     ):
         "Plot a bar for each pass, in parts. Returns the axes. Raises `ValueError` before the first fit."
         import matplotlib.pyplot as plt
-        if not self.rows: raise ValueError("there is nothing to plot: give TimerS to a fit first")
-        ax = plt.subplots(figsize=(7, .35*len(self.rows)+1.2))[1] if ax is None else ax
-        labels = [f"{r['epoch']} {r['mode']}" for r in self.rows]
+        refuse(ValueError, (not self.rows, "there is nothing to plot: give TimerS to a fit first"))
+        n = len(self.rows)
+        ax = plt.subplots(figsize=(7, .35*n+1.2))[1] if ax is None else ax
         seconds = torch.tensor([[r[part] for r in self.rows] for part in self.columns])
         for part,width,end in zip(self.columns, seconds, seconds.cumsum(0)):
-            ax.barh(range(len(labels)), width, left=end-width, label=part)
-        ax.set(xlabel='seconds', yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels)-.4, -.6))
+            ax.barh(range(n), width, left=end-width, label=part)
+        ax.set(xlabel='seconds', ylim=(n-.4, -.6), yticks=range(n),
+               yticklabels=[f"{r['epoch']} {r['mode']}" for r in self.rows])
         ax.legend(fontsize=8, ncols=4, loc='lower center', bbox_to_anchor=(.5, 1))
         return ax
 
@@ -211,7 +206,7 @@ class ShortRunS(Subscriber):
     def before_fit(self, learn): self.batches = None
 
     def before_epoch(self, learn):
-        learn.dl = WrappedLoader(learn.dl, lambda dl: islice(dl, self.n), self.n)
+        learn.dl = WrappedLoader(learn.dl, lambda dl: itertools.islice(dl, self.n), self.n)
         if self.same and learn.training: learn.dl = self.batches = self.batches or list(learn.dl)
 
 # %% ../nbs/50_inspect.ipynb #b3b9823e

@@ -73,6 +73,7 @@ class Learner(Publisher):
             self.n_epochs,self.epochs,self.trains,self.validates = epochs,range(epochs),train,bool(valid)
             if train: self._set_opt(lr, keep_opt)
             self._fit(train, valid)
+            if size: self.dls.train.close()
 
     @PublishEvents('fit')
     def _fit(self, train, valid):
@@ -213,9 +214,10 @@ class Learner(Publisher):
         if self.batch is None:
             raise ValueError(f"dls.{'train' if self.training else 'valid'} gave no batches: is the stream empty, or "
                              "used up?")
-        loss,mode = self.mean_loss.compute(),'train' if self.training else 'eval'
-        row = dict(epoch=self.epoch, mode=mode, loss=loss) | {k: m.compute() for k,m in self.part_means.items()}
-        self.history.append(row | dict(seconds=seconds, samples=self.mean_loss.n))
+        loss,n = self.processes.mean(self.mean_loss)
+        row = (dict(epoch=self.epoch, mode='train' if self.training else 'eval', loss=loss) |
+               {k: self.processes.mean(m)[0] for k,m in self.part_means.items()})
+        self.history.append(row | dict(seconds=seconds, samples=n))
 
     @property
     def subs(self):
@@ -253,6 +255,9 @@ class Learner(Publisher):
     push_to_hub = doorbell('export.push_to_hub', "`(repo)`: upload such a folder to the Hugging Face hub.")
     verify_resume = doorbell('verify.verify_resume',
                              "Prove that a killed run of this learner would end with the same bits.")
+    explain = doorbell('explain.explain',
+                       "`(epochs, detail='short')`: the loop that `fit` would run, as plain code that you can run.")
+    step_through = doorbell('replay.step_through', "A fit that halts at each event and leaves no trace.")
     check = doorbell('check.check', "Look for mistakes that a training run hides, in a few seconds.")
     confusion_matrix = doorbell('results.confusion_matrix', "How often each class was taken for each.")
     plot_confusion = doorbell('results.plot_confusion', "Draw the confusion matrix.")
@@ -262,17 +267,17 @@ class Learner(Publisher):
 
 # %% ../nbs/23_learner.ipynb #142c35fd
 class FirstPassS(Subscriber):
-    """Looks at the loss of the first batch of each pass, for misspelt events and for numbers that nobody will compute.
-    `Learner` adds one to each fit."""
-    order,looked = -10**6,False
+    """Looks at the loss of the first training and the first validation batch, for misspelt events and for numbers that
+    nobody will compute. `Learner` adds one to each fit."""
+    order,looked = -10**6,() # passes of which kind? `True` is training
     def after_loss(self, learn):
-        if learn.batch_idx: return
+        if learn.batch_idx or learn.training in self.looked: return
         check_loss(learn, compared=type(learn).get_loss is Learner.get_loss)
         if not self.looked: check_monitors(learn)
 
     def after_epoch(self, learn):
         if not self.looked: check_names(learn)
-        self.looked = True
+        self.looked = {*self.looked, learn.training}
 
     def after_fit(self, learn):
         if self.looked: check_names(learn, sure=False)

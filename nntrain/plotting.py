@@ -11,7 +11,8 @@ from itertools import zip_longest
 import numpy as np, torch, matplotlib.pyplot as plt
 from fastcore.meta import delegates
 from .checks import whole
-from .core import text_table
+from .core import columns,text_table
+from .data.collate import channels_last,classes_of,image_columns,pixels
 from .data.items import rows_of
 from .data.loader import Loader,first_batches
 
@@ -21,12 +22,8 @@ def _to_plot(im):
     tensor = isinstance(im, torch.Tensor)
     if not tensor and not isinstance(im, np.ndarray) and not hasattr(im, 'getbands'):
         raise TypeError(f"im must be a tensor, an array or a PIL image, not {type(im).__name__}")
-    if tensor:
-        im = im.detach().cpu()
-        if im.dtype in (torch.bfloat16,torch.float16): im = im.float()
-    im = np.asarray(im)
-    if im.ndim==3 and im.shape[0] in (1,3,4) and (tensor or im.shape[-1] not in (1,3,4)): im = im.transpose(1,2,0)
-    if im.ndim==3 and im.shape[-1]==1: im = im[...,0]
+    half = tensor and im.dtype in (torch.bfloat16,torch.float16)
+    im = channels_last(im.float() if half else im if tensor else np.asarray(im))
     if im.ndim not in (2,3):
         raise ValueError(f"im must have 2 or 3 dimensions, such as (channels, height, width), not the shape "
                          f"{im.shape}. For several images: show_images")
@@ -44,8 +41,7 @@ def show_image(
     "Show an image. Raises `TypeError` or `ValueError` if `im` isn't one."
     im = _to_plot(im)
     if ax is None: _,ax = plt.subplots(figsize=figsize)
-    if im.ndim==2: kwargs.setdefault('cmap', 'gray')
-    ax.imshow(im, **kwargs)
+    ax.imshow(im, **{'cmap':'gray', **kwargs}) # which colours don't heed
     if title is not None: ax.set_title(title)
     ax.set(xticks=[], yticks=[])
     if noframe: ax.axis('off')
@@ -79,7 +75,7 @@ def get_grid(
     """A figure and an array of axes with room for `n` images; the others are blank. Raises `ValueError` if there's no
     room."""
     whole('n', n, 1, 'images')
-    if nrows is None: nrows = math.ceil(n/(ncols or math.ceil(math.sqrt(n))))
+    nrows = nrows or math.ceil(n/(ncols or math.ceil(math.sqrt(n))))
     ncols = ncols or math.ceil(n/nrows)
     if nrows*ncols<n:
         raise ValueError(f"a grid of {nrows} x {ncols} has no room for {n} images: leave nrows or ncols out")
@@ -106,26 +102,20 @@ def show_images(
     return fig,axs
 
 # %% ../nbs/16_plotting.ipynb #71c70f01
-def _features(ds): return getattr(ds, 'features', None) or {}
-
 def _named(ds, batch):
     "The columns of `batch` by name, and for each the names of its classes, where the data set has some"
-    features = _features(ds)
-    if not isinstance(batch, (dict,list,tuple)): batch = [batch]
+    features,names = list(getattr(ds, 'features', None) or ()),classes_of(ds)
     if not isinstance(batch, dict):
-        names = features if len(features)==len(batch) else ('x','y',*range(2, len(batch)))
-        batch = dict(zip(names, batch))
-    classes = {k: getattr(features.get(k), 'names', None) for k in batch}
-    if 'y' in batch: classes['y'] = classes['y'] or getattr(ds, 'classes', None)
-    return batch,classes
+        xs = columns(batch)
+        batch = dict(zip(features if len(features)==len(xs) else ('x','y',*range(2, len(xs))), xs))
+    return batch,{k: names.get('classes' if k=='y' and k not in names else k) for k in batch}
 
 def _images(ds, name, x):
     "`x` as images (rows, channels, height, width), or `None` if it holds none"
     if not isinstance(x, torch.Tensor): return None
     if x.ndim==4 and x.shape[1] in (1,3,4): return x
-    if x.ndim!=2 or type(_features(ds).get(name)).__name__!='Image': return None
-    im = np.asarray(ds.with_format(None)[0][name])
-    shape = (1,*im.shape) if im.ndim==2 else (im.shape[2],*im.shape[:2])
+    if x.ndim!=2 or name not in image_columns(ds): return None
+    shape = pixels(ds.with_format(None)[0][name]).shape
     return x.reshape(-1, *shape) if math.prod(shape)==x.shape[1] else None
 
 def _unnormalise(x, stats):
@@ -142,9 +132,7 @@ def _cell(v, names=None, width=60):
     "`v` as text of at most `width` characters"
     if names and isinstance(v, (int,np.integer)) and 0<=v<len(names): return names[v]
     if isinstance(v, torch.Tensor): v = v.item() if v.ndim==0 else v.tolist()
-    if isinstance(v, str): return textwrap.shorten(v, width, placeholder=' …')
-    s = str(v)
-    return s if len(s)<=width else s[:width-2]+' …'
+    return textwrap.shorten(str(v), width, placeholder=' …')
 
 @delegates(get_grid)
 def show_batch(
@@ -160,18 +148,17 @@ def show_batch(
     if dl is None: raise ValueError("train=False, but there is no validation data")
     ds = rows_of(dl)[0]
     batch,classes = _named(ds, first_batches(dl)[0])
-    labels = (k for k,x in batch.items() if isinstance(x, torch.Tensor) and x.ndim==1 and not x.is_floating_point())
-    for k,x in batch.items():
-        if (ims := _images(ds, k, x)) is None: continue
-        label = next(labels, None)
-        titles = None if label is None else [_cell(int(o), classes[label]) for o in batch[label][:n]]
+    ims = [o for k,x in batch.items() if (o := _images(ds, k, x)) is not None]
+    if ims:
+        titles = next(([_cell(int(o), classes[k]) for o in x[:n]] for k,x in batch.items()
+                       if isinstance(x, torch.Tensor) and x.ndim==1 and not x.is_floating_point()), None)
         kwargs = {'imsize':1.5, 'layout':'constrained', **kwargs}
-        return show_images(_unnormalise(ims[:n], stats), titles=titles, **kwargs)
+        return show_images(_unnormalise(ims[0][:n], stats), titles=titles, **kwargs)
     if isinstance(dl, Loader) and dl.plan is not None and hasattr(ds, 'with_format'): # rows as a person reads them
         classes,raw = {k: getattr(f, 'names', None) for k,f in ds.features.items()},ds.with_format(None)
         rows = [raw[int(i)] for i in next(dl.plan.keys(dl.epoch)).rows[:n]]
     else: rows = [{k: v[i] for k,v in batch.items()} for i in range(min(n, *map(len, batch.values())))]
     cells = [[_cell(row[k], classes.get(k)) for k in rows[0]] for row in rows]
     print(text_table([[str(k) for k in rows[0]], *cells], left=len(rows[0])))
-    def kind(x): return f'{tuple(x.shape)} {x.dtype}' if isinstance(x, torch.Tensor) else type(x).__name__
-    print('batch: ' + ', '.join(f'{k} {kind(x)}' for k,x in batch.items()))
+    print('batch: ' + ', '.join(f'{k} {tuple(x.shape)} {x.dtype}' if isinstance(x, torch.Tensor) else
+                                f'{k} {type(x).__name__}' for k,x in batch.items()))

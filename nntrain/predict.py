@@ -17,6 +17,7 @@ from .checks import check_dl,loss_kind
 from .core import batch_len,columns,keep_modes,keep_rng,to_cpu,to_device
 from .dataloaders import DataLoaders
 from .data.items import as_prediction,class_names,evaluating,explain_shape,item_batch,joined,uncounted
+from .data.loader import map_style
 from .events import Listeners,check_subs
 from .learner import Learner,check_free
 from .subscribers import LRFindS,snapshot
@@ -121,7 +122,7 @@ def in_order(
         return dl
     s = [getattr(plan or dl, k, None) for k in ('batch_sampler', 'sampler')]
     s = s[1] if s[0] is None or type(s[0]) is BatchSampler else s[0]
-    if s is not None and hasattr(dl.dataset, '__getitem__') and not isinstance(s, (SequentialSampler, list, range)):
+    if s is not None and map_style(dl.dataset) and not isinstance(s, (SequentialSampler, list, range)):
         warnings.warn(f"the predictions come in the order of the loader's {type(s).__name__}, and not in that of the "
                       "data set: ask with_targets=True, or give a loader that doesn't shuffle", stacklevel=3)
     return dl

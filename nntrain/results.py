@@ -7,18 +7,17 @@ __all__ = ['Mistake', 'sample_losses', 'class_answers', 'PredictionsS', 'as_pict
            'top_losses', 'plot_top_losses', 'show_results']
 
 # %% ../nbs/52_results.ipynb #915ff5ce
-import math,torch
-from collections import namedtuple
+import collections,math,torch
+from .checks import refuse
 from .core import split_batch
 from .events import Subscriber
 from .finite import _settings
-from .data.items import class_names
-from .data.loader import first_batches
+from .data.items import class_names,validation_batch
 from .inspect import run_aside
 from .predict import gives_logits,in_order,model_kind
 
 # %% ../nbs/52_results.ipynb #67f8180a
-Mistake = namedtuple('Mistake', 'loss target pred prob index x')
+Mistake = collections.namedtuple('Mistake', 'loss target pred prob index x')
 
 def sample_losses(
     loss_fn, # Gives the mean loss of a batch
@@ -43,12 +42,12 @@ def class_answers(
     if kind=='labels' and math.prod(shape)==math.prod(target)==shape[0]:
         p1 = preds.flatten().sigmoid() if gives_logits(learn) else preds.flatten()
         return (p1>.5).long(),y.flatten().long(),torch.maximum(p1, 1-p1)
-    if kind!='classes' or len(shape)<2 or shape[1]<2 or target!=shape[:1]+shape[2:] or y.is_floating_point():
-        raise ValueError(f"predictions of shape {shape} and targets of shape {target} aren't those of a classifier: it "
-                         "has a number for each class, and one class per sample (or per pixel), a whole number; or "
-                         "one logit per sample")
-    ignored = (y<0) | (y==_settings(learn.loss_fn)[1].get('ignore_index', -100))
-    return preds.argmax(1),y.masked_fill(ignored, -1),preds.softmax(1).amax(1)
+    refuse(ValueError, (
+        kind!='classes' or len(shape)<2 or shape[1]<2 or target!=shape[:1]+shape[2:] or y.is_floating_point(),
+        f"predictions of shape {shape} and targets of shape {target} aren't those of a classifier: it has a number for "
+        "each class, and one class per sample (or per pixel), a whole number; or one logit per sample"))
+    ignored = _settings(learn.loss_fn)[1].get('ignore_index', -100)
+    return preds.argmax(1),y.masked_fill((y<0) | (y==ignored), -1),preds.softmax(1).amax(1)
 
 def _inputs(learn, batch):
     args,named,_ = split_batch(batch, learn.n_inp, learn.model)
@@ -70,8 +69,8 @@ class PredictionsS(Subscriber):
         preds,targets,probs = class_answers(learn, p, y)
         self.preds.append(preds)
         self.targets.append(targets)
-        index = torch.arange(self.n, self.n+len(y), device=y.device)
-        if self.k: self.keep_worst(sample_losses(learn.loss_fn, p.float(), y), targets, preds, probs, index, x)
+        if self.k: self.keep_worst(sample_losses(learn.loss_fn, p.float(), y), targets, preds, probs,
+                                   torch.arange(self.n, self.n+len(y), device=y.device), x)
         self.n,self.n_classes = self.n+len(y),max(2, *p.shape[1:2])
 
     def keep_worst(self, *new):
@@ -141,11 +140,13 @@ def _grid(learn, xs, targets, preds, names, more=''):
     "Pictures with the names of target and prediction above them, mistakes in red; `more` has another line for each"
     from nntrain.plotting import show_images
     ims = [as_picture(x) for x in xs]
-    if not ims or ims[0] is None:
-        raise ValueError(f"inputs of shape {tuple(xs[0].shape) if len(xs) else 'none'} aren't pictures: "
-                         "use top_losses() or confusion_matrix() instead")
-    if not isinstance(targets[0], int): raise ValueError("there is a class for each pixel: only one class per sample "
-                                                         "can be named above a picture. See top_losses()")
+    refuse(
+        ValueError,
+        (not ims or ims[0] is None,
+         f"inputs of shape {tuple(xs[0].shape) if len(xs) else 'none'} aren't pictures: use top_losses() or "
+         "confusion_matrix() instead"),
+        (not all(isinstance(o, int) for o in targets),
+         "there is a class for each pixel: only one class per sample can be named above a picture. See top_losses()"))
     names = [*_names(learn, names, max(targets+preds)+1), 'ignored'] # number -1
     pairs = [(names[a], names[b]) for a,b in zip(targets, preds)]
     arrow = '\n→ ' if max(len(a+b) for a,b in pairs) > 14 else ' → ' # long names need a line each
@@ -182,8 +183,8 @@ def show_results(
     n:int=16, # How many samples
     names=None # Names of the classes; `None` finds them
 ):
-    """Pictures of the first validation samples with true class → prediction, mistakes in red. Returns the axes.
-    Raises `ValueError` as `plot_top_losses` does."""
-    batch = first_batches(learn.dls.valid)
-    ps = _predictions(learn, batch)
-    return _grid(learn, _inputs(learn, batch[0])[:n], ps.targets[0][:n].tolist(), ps.preds[0][:n].tolist(), names)
+    """Pictures of the first validation samples (of training, if there are no others) with true class → prediction,
+    mistakes in red. Returns the axes. Raises `ValueError` as `plot_top_losses` does."""
+    batch = validation_batch(learn.dls)
+    ps = _predictions(learn, [batch])
+    return _grid(learn, _inputs(learn, batch)[:n], ps.targets[0][:n].tolist(), ps.preds[0][:n].tolist(), names)

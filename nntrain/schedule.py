@@ -207,7 +207,9 @@ class SchedulerS(StatefulS):
         return dict(scheduler=state, now=now, lrs=self.lrs.state_dict(), before=self.before)
 
     def put_state(self, state):
-        old,new = (state['scheduler'] or {}).get('total_steps'),getattr(self.scheduler, 'total_steps', None)
+        saved = state['scheduler'] or {}
+        old,new = saved.get('total_steps'),getattr(self.scheduler, 'total_steps', None)
+        if old!=new and not saved.get('last_epoch'): return # no step was made: that of this fit is as good
         if old and new and old < new:
             raise ValueError(f"the saved schedule ends after {old} steps, and this fit takes {new}: resume with as "
                              "many epochs as the run was begun with, or begin another run in a folder of its own")

@@ -72,8 +72,8 @@ class Journal:
         step:int # The step they belong to
     )->dict:
         "Write the numbers that aren't there yet, and return them"
-        loss = values.get('train/loss')
-        if self.known.get((step, 'train/loss'), loss)!=loss: # it isn't the same run any more
+        was = self.known.get((step, 'train/loss'))
+        if was is not None and values.get('train/loss', was)!=was: # it isn't the same run any more
             self.keep({k: v for k,v in self.known.items() if k[0] < step})
         new = {k: v for k,v in values.items() if (step, k) not in self.known}
         _write(self.path, [(step, k, v) for k,v in new.items()])
@@ -84,10 +84,10 @@ class TrackerS(StatefulS):
     """Sends losses, learning rates, metrics, settings and figures to an experiment tracker. Raises `ValueError` for an
     unknown one, `ModuleNotFoundError` if its package isn't installed, `TypeError` for an object without `log`. In the
     fit it never raises: what goes wrong with the tracker is a warning."""
-    order,aside,state = 100,False,('run', 'step', 'losses') # it writes, so it takes no part in what runs aside
+    order,aside,state = 100,False,('run', 'step', 'losses', 'due', 'rates') # it writes, so not aside
     kinds = 'csv','tensorboard','trackio','wandb'
     on = opened = due = False
-    journal = None
+    journal = rates = None
     def __init__(self,
         tracker, # `'csv'`, `'tensorboard'`, `'trackio'`, `'wandb'`, with a folder `'csv:logs'`; or an object with `log`
         every:int=10, # Log loss and learning rate every so many optimizer steps

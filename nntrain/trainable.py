@@ -7,14 +7,9 @@ __all__ = ['MODEL_STATES', 'TRAIN_STATES', 'COUNTERS', 'Callback', 'Model', 'Mod
            'EarlyStopping']
 
 # %% ../nbs/61_trainable.ipynb #1e01098e
-import sys,warnings
-from copy import copy
-from inspect import signature
-from time import perf_counter
-import torch
-from torch import nn
+import copy,inspect,sys,time,torch,warnings
 from fastcore.basics import patch
-from .checks import choice,instance,whole
+from .checks import choice,instance,refuse,whole
 from .core import RunningMean,columns,default_device,map_tensors,to_device
 from .dataloaders import DataLoaders
 from .events import CancelFitException,PublishEvents,Subscriber,check_subs
@@ -45,7 +40,7 @@ _training,_states = {*_fresh()},dict(model_state=MODEL_STATES, train_state=TRAIN
 _kinds = dict(history=list, metrics=dict, optimizer=(torch.optim.Optimizer, type(None)))
 
 # %% ../nbs/61_trainable.ipynb #be8d3e2d
-class Model(nn.Module):
+class Model(torch.nn.Module):
     """An `nn.Module` that trains itself. Define `forward(..., targets=None)`, which returns `(output, loss)` or
     `(output, loss, metrics)`, and `fetch_optimizer`.
 
@@ -61,12 +56,12 @@ class Model(nn.Module):
     def __getstate__(self): return vars(self) | _fresh()
 
     def __setattr__(self, k, v):
-        layer = isinstance(v, (nn.Module, nn.Parameter)) and (k in _training or hasattr(type(self), k))
+        layer = isinstance(v, (torch.nn.Module, torch.nn.Parameter)) and (k in _training or hasattr(type(self), k))
         if layer or not isinstance(v, _kinds.get(k, object)):
             raise AttributeError(f"{k!r} means something else in a {type(self).__name__} already, and a "
                                  f"{type(v).__name__} can't take its place: choose another name, such as 'my_{k}'")
-        if k in _states: choice(k, v, _states[k])
-        (object if k in _training else nn.Module).__setattr__(self, k, v)
+        choice(k, v, _states.get(k, [v]))
+        (object if k in _training else torch.nn.Module).__setattr__(self, k, v)
         for c in self.learn.callbacks if k=='train_state' and self.learn else ():
             getattr(c, f'on_{v}', lambda model: None)(self)
 
@@ -118,14 +113,15 @@ class ModelLearner(Learner):
     ):
         super().__init__(model, dls, None, torch.optim.Optimizer, 0., subs)
         self.trainable,self.device,self.callbacks,self.history = model,device,callbacks,model.history
-        self.validates = dls is not None and dls.valid is not None
+
 
     def _set_opt(self, lr, keep_opt):
         m = self.trainable
         self.opt = m.optimizer if keep_opt and m.optimizer else m.fetch_optimizer()
-        if not isinstance(self.opt, torch.optim.Optimizer):
-            raise TypeError(f"fetch_optimizer must return an optimizer, not {self.opt!r}: "
-                            "def fetch_optimizer(self): return torch.optim.Adam(self.parameters(), lr=1e-3)")
+        refuse(TypeError, (
+            not isinstance(self.opt, torch.optim.Optimizer),
+            f"fetch_optimizer must return an optimizer, not {self.opt!r}: "
+            "def fetch_optimizer(self): return torch.optim.Adam(self.parameters(), lr=1e-3)"))
         for g in self.opt.param_groups if lr else (): g['lr'] = lr # a learning-rate search
         if searching(self): return
         m.optimizer = self.opt
@@ -135,11 +131,11 @@ class ModelLearner(Learner):
         "Step 1: output, loss and metrics by `model_fn` of the model"
         b = self.batch
         self.n_inp = list(b).index('targets') if hasattr(b, 'keys') and 'targets' in b else len(columns(b))-1
-        self.preds,self.model_loss,self.parts = self.trainable.model_fn(b)
+        self.preds,*self.given = self.trainable.model_fn(b)
 
     def get_loss(self):
-        "Step 2: the loss is there already. Raises `ValueError` if there were no targets."
-        self.loss = self.model_loss
+        "Step 2: loss and metrics are there already. Raises `ValueError` if there were no targets."
+        self.loss,self.parts = self.given
         if self.loss is None:
             raise ValueError("forward returned no loss: does the data set give `targets`, and does forward return "
                              "(output, loss) for them?")
@@ -149,7 +145,7 @@ class ModelS(Subscriber):
     """Keeps the counters, states and metrics of a `Model` while it is trained; its states call the callbacks. What
     isn't training (`learn.validate()`, a learning-rate search) is told to a copy of the model."""
     def before_fit(self, learn):
-        self.m = learn.trainable if learn.trains and not searching(learn) else copy(learn.trainable)
+        self.m = learn.trainable if learn.trains and not searching(learn) else copy.copy(learn.trainable)
         self.start,self.m.train_state = self.m.current_epoch,'train_start'
 
     def before_epoch(self, learn):
@@ -187,17 +183,17 @@ class ModelS(Subscriber):
         vars(self.m).update({k: state[k] for k in COUNTERS})
 
 # %% ../nbs/61_trainable.ipynb #745891a1
-def _call(f, x, device): return f(x, device) if 'device' in signature(f).parameters else f(x)
+def _call(f, x, device): return f(x, device) if 'device' in inspect.signature(f).parameters else f(x)
 
 class OwnStepsLearner(ModelLearner):
     "The learner in a `Model` that redefines a pass or a step"
     @PublishEvents('epoch')
     def _one_epoch(self):
         if searching(self): return self.run_epoch(self.dl) # its loader has no end
-        start,rows,self.batch,self.in_batch,self.part_means = perf_counter(),len(self.history),(),False,{}
+        start,rows,self.batch,self.in_batch,self.part_means = time.perf_counter(),len(self.history),(),False,{}
         self.mean_loss.reset()
         self._own('epoch', self.dl, 1)
-        if len(self.history)==rows: self._record(perf_counter()-start) # without `super()`
+        if len(self.history)==rows: self._record(time.perf_counter()-start) # without `super()`
 
     @PublishEvents('batch')
     def one_batch(self):
@@ -210,20 +206,18 @@ class OwnStepsLearner(ModelLearner):
         self.ran,name = False,f"{'train' if self.training else 'validate'}_one_{level}"
         res = _call(getattr(self.trainable, name), data, self.device)
         if self.ran: return
-        if self.training and self.batch_idx < 1: self._check_heard(name)
+        if self.training and self.batch_idx < 1: # who has no say in a step that the model takes by itself?
+            who = [s for s in self.subs if isinstance(s, (GradAccumS, GradClipS, LRFindS)) or getattr(s, 'scaler', 0)]
+            said = (f"{name} takes its step by itself, without {', '.join(type(s).__name__ for s in who)}: let it call "
+                    f"super().{name}, or do that part there")
+            refuse(TypeError, (searching(self), said)) # it would search for ever
+            if who: warnings.warn(said)
         self.loss,self.parts = res if isinstance(res, tuple) else (res, {})
-        if self.loss is None:
-            raise TypeError(f"{name} must return its loss, or (loss, metrics), or call super().{name}")
+        refuse(TypeError, (self.loss is None, f"{name} must return its loss, or (loss, metrics), or call super()"))
         for k,v in {**self.parts, '': self.loss}.items():
             (self.part_means.setdefault(k, RunningMean()) if k else self.mean_loss).update(v, n or self.n_samples())
 
-    def _check_heard(self, name):
-        "Which subscribers have no say in a step that the model takes by itself?"
-        who = [s for s in self.subs if isinstance(s, (GradAccumS, GradClipS, LRFindS)) or getattr(s, 'scaler', None)]
-        said = (f"{name} takes its step by itself, without {', '.join(type(s).__name__ for s in who)}: let it call "
-                f"super().{name}, or do that part there")
-        if searching(self): raise TypeError(said) # it would search for ever
-        if who: warnings.warn(said)
+
 
     def run_epoch(self, dl):
         "The loop over the batches of `dl`, within an epoch; returns its mean loss"
@@ -244,8 +238,8 @@ class OwnStepsLearner(ModelLearner):
 def _loader(ds, batch_size, shuffle, sampler, collate_fn, n_jobs, seed, split, pin=False):
     "`ds` itself if it is a loader already, else one for it"
     whole('n_jobs', n_jobs)
-    is_loader = isinstance(ds, torch.utils.data.DataLoader) or not hasattr(ds, '__getitem__')
-    if is_loader and not isinstance(ds, torch.utils.data.IterableDataset): return ds
+    if isinstance(ds, torch.utils.data.DataLoader) or not (
+        hasattr(ds, '__getitem__') or isinstance(ds, torch.utils.data.IterableDataset)): return ds
     return DataLoaders.from_datasets(ds, None, batch_size, collate_fn, shuffle=shuffle, sampler=sampler, seed=seed,
                                      num_workers=n_jobs, pin_memory=pin, splits=(split,split)).train
 
@@ -255,10 +249,10 @@ def _scheduler_sub(model):
     step = 'loss' if metric else choice('step_scheduler_after', model.step_scheduler_after, ('batch', 'epoch'))
     def make(opt, **kwargs):
         model.scheduler = model.fetch_scheduler(**kwargs)
-        if isinstance(model.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) and not metric:
-            raise ValueError("ReduceLROnPlateau goes by a number: set self.step_scheduler_metric = 'valid_loss'")
+        refuse(ValueError, (isinstance(model.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) and not metric,
+                            "ReduceLROnPlateau goes by a number: set self.step_scheduler_metric = 'valid_loss'"))
         return model.scheduler or torch.optim.lr_scheduler.ConstantLR(opt, 1.) # none is wanted this time
-    make.__signature__ = signature(model.fetch_scheduler) # does it want to know `total_steps`?
+    make.__signature__ = inspect.signature(model.fetch_scheduler) # does it want to know `total_steps`?
     sub = SchedulerS(make, step, monitor=metric or 'valid_loss')
     if 'scheduler' in model._loaded:
         sub.load_state_dict(dict(scheduler=model._loaded.pop('scheduler'), lrs=[],
@@ -294,7 +288,7 @@ def fit(self:Model,
 ):
     """Train, and validate after each epoch. The results are in `metrics` and `history`. Raises `ValueError` or
     `TypeError` on bad arguments before anything is touched."""
-    if fp16 and bf16: raise ValueError("fp16 and bf16 are both set: choose one")
+    refuse(ValueError, (fp16 and bf16, "fp16 and bf16 are both set: choose one"))
     device = default_device() if device is None else torch.device(device)
     bs,pin = batch_size if train_bs is None else train_bs,device.type=='cuda'
     train_dl = self.train_loader or _loader(
@@ -313,10 +307,10 @@ def fit(self:Model,
               for use in ('train', 'validate') for level in ('epoch', 'step'))
     learn = (OwnStepsLearner if own else ModelLearner)(self, DataLoaders(train_dl, valid_dl), subs, device,
                     [c for c in callbacks if not hasattr(c, 'order')])
-    learn._checked(epochs, True, learn.validates, [], None)
+    learn._checked(epochs, True, valid_dl is not None, [], None)
     self.learn,self.fp16,self.model_state = learn,fp16,'train'
     self.to(device)
-    learn.fit(epochs, valid=learn.validates, keep_opt=keep_opt)
+    learn.fit(epochs, valid=valid_dl is not None, keep_opt=keep_opt)
     self.train_state = 'train_end'
 
 # %% ../nbs/61_trainable.ipynb #b9e80203
@@ -339,8 +333,8 @@ def predict(self:Model,
     "A generator of outputs, batch by batch, in the order of `dataset`"
     subs = [s for s in self.learn.subs if not isinstance(s, (ModelS, DeviceS))] if self.learn else []
     learn = _Predictor(self, None, subs, next((p.device for p in self.parameters()), torch.device('cpu')))
-    dl = _loader(dataset, batch_size, False, sampler, collate_fn, n_jobs, 0, 'test')
-    return (self.process_output(o) for o in learn.iter_preds(dl))
+    outputs = learn.iter_preds(_loader(dataset, batch_size, False, sampler, collate_fn, n_jobs, 0, 'test'))
+    return (self.process_output(o) for o in outputs)
 
 # %% ../nbs/61_trainable.ipynb #f62bb949
 @patch
@@ -364,8 +358,8 @@ def load(self:Model,
     `BadCheckpoint` on a damaged file, or `ValueError` that lists what doesn't fit."""
     d = read_state(path)
     full = {'state_dict', 'optimizer', 'epoch'} <= set(d)
-    if not full and not weights_only:
-        raise ValueError(f"{path} holds weights only, no optimizer and epoch: load them with weights_only=True")
+    refuse(ValueError, (not full and not weights_only,
+                        f"{path} holds weights only, no optimizer and epoch: load them with weights_only=True"))
     load_weights(self, d['state_dict'] if full else d, str(path))
     self.to(device=device)
     if not weights_only:

@@ -7,10 +7,13 @@ import pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from nntrain.checkpoint import CheckpointS
 from nntrain.dataloaders import DataLoaders, hf_ds_collate_fn
 from nntrain.events import Subscriber
+from nntrain.finite import NaNStopS
 from nntrain.learner import Learner
+from nntrain.saving.files import BadCheckpoint
 from nntrain.schedule import SchedulerS
 from nntrain.subscribers import MetricsS
 
@@ -103,11 +106,79 @@ EVENTS = [f'{a}_{b}' for b in ('fit', 'epoch', 'batch') for a in ('before', 'aft
 for e in EVENTS: CASES[f'raising in {e}'] = (lambda tmp, e=e: fit(subs=[Raises(e)]), LookupError, ['oops', f'in {e} of Raises', 'batch'],
                                              BEFORE if e in ('before_fit', 'before_epoch', 'before_batch', 'after_predict', 'after_loss', 'after_backward') else LATER)
 
-@pytest.mark.filterwarnings('ignore:Using a target size')
-@pytest.mark.parametrize('case', CASES)
+class Mine:
+    "A metric with a fault of its own"
+    def reset(self): pass
+    def update(self, preds, y): raise ZeroDivisionError('mine')
+    def compute(self): return 0
+class Rows(Dataset):
+    def __init__(self, at): self.at = at
+    def __len__(self): return 64
+    def __getitem__(self, i):
+        if i==40: self.at()
+        return x[i],y[i]
+class Stream(IterableDataset):
+    def __init__(self, n): self.n = n
+    def __iter__(self): return iter(zip(x[:self.n], y[:self.n]))
+def no_picture(): raise OSError('no such picture')
+def norm(): return nn.Sequential(nn.Linear(4,3), nn.BatchNorm1d(3))
+def loaded(tmp, what):
+    torch.save(what, tmp/'w.pt')
+    Learner(net(), loaders(), F.cross_entropy, SGD, .1).load(tmp/'w.pt')
+def resumed(tmp, *ns):
+    "The same script, but the stream has another length"
+    for n in ns: fit(dls=SimpleNamespace(train=DataLoader(Stream(n), 16), valid=None), valid=False, subs=[CheckpointS(tmp)])
+def foreign(tmp, name): torch.save([1, 2], tmp/name); fit(subs=[CheckpointS(tmp, monitor='valid_loss')])
+def nested(learn): learn.fit(1)
+
+MORE = {
+    'a flattened output':      (lambda tmp: fit(nn.Sequential(nn.Linear(4,1), nn.Flatten(0))), RuntimeError, [r'\(16,\), targets \(16,\)', 'leave out flatten or squeeze'], BEFORE),
+    'one row and BatchNorm':   (lambda tmp: fit(norm(), SimpleNamespace(train=DataLoader(TensorDataset(x[:33], y[:33]), 16), valid=None), valid=False), ValueError, ['BatchNorm1d', 'drop_last=True'], LATER),
+    '(N,1) for (N) in a lambda': (lambda tmp: fit(net(1), loaders(y=y.float()), lambda p,t: F.mse_loss(p, t)), ValueError, [r'\(16, 1\)', 'compares all with all', 'squeeze'], BEFORE),
+    '(N,1) for (N) by hand':   (lambda tmp: fit(net(1), loaders(y=y.float()), lambda p,t: ((p-t)**2).mean()), ValueError, ['compares all with all'], BEFORE),
+    'a stream that is shorter': (lambda tmp: resumed(tmp, 64, 32), ValueError, ['of another run', r'n=64\), is .*n=32'], LATER),
+    'dir=None':                (lambda tmp: CheckpointS(None), TypeError, ["dir must be a folder such as 'runs/mine', not None"], BEFORE),
+    "dir=''":                  (lambda tmp: CheckpointS(''), ValueError, ["dir must be a folder such as 'runs/mine', not ''"], BEFORE),
+    'every=0':                 (lambda tmp: CheckpointS(tmp, every=0), ValueError, ["every must be 'epoch', a whole number"], BEFORE),
+    'two CheckpointS':         (lambda tmp: fit(subs=[CheckpointS(tmp/'a'), CheckpointS(tmp/'b')]), ValueError, ['two CheckpointS', 'leave one out'], BEFORE),
+    'no weights in a file':    (lambda tmp: loaded(tmp, [1, 2]), BadCheckpoint, ['holds a list', r'save `model.state_dict\(\)`'], BEFORE),
+    'weights of another model': (lambda tmp: loaded(tmp, net(5).state_dict()), ValueError, ["doesn't fit the model", r'2.weight \(5, 8\), should be \(3, 8\)'], BEFORE),
+    "somebody's best.pt":      (lambda tmp: foreign(tmp, 'best.pt'), FileExistsError, ["best.pt there isn't a checkpoint", 'Move it'], BEFORE),
+    "somebody's checkpoint":   (lambda tmp: foreign(tmp, 'checkpoint-000001.pt'), BadCheckpoint, ['another program', 'resume=False'], BEFORE),
+    'unknown monitor':         (lambda tmp: fit(subs=[CheckpointS(tmp, monitor='valid_acc')]), ValueError, ["nobody computes 'acc'", 'There will be: loss'], BEFORE),
+    'a metric that raises':    (lambda tmp: fit(subs=[MetricsS(mine=Mine())]), ZeroDivisionError, ['mine', 'in after_batch of MetricsS'], LATER),
+    'a metric called loss':    (lambda tmp: MetricsS(loss=Mine()), ValueError, ["can't be called 'loss'"], BEFORE),
+    'a row that raises':       (lambda tmp: fit(dls=DataLoaders.from_datasets(Rows(no_picture), None, 16, cache=False), valid=False), ValueError, ["split 'train', row 40", 'no such picture'], LATER),
+    'a worker that is killed': (lambda tmp: fit(dls=DataLoaders.from_datasets(Rows(lambda: os.kill(os.getpid(), 9)), None, 16, cache=False, num_workers=1), valid=False), (RuntimeError, ConnectionError, EOFError), ['worker', 'killed'], LATER),
+    'an optimizer for its class': (lambda tmp: fit(opt=torch.optim.SGD(net().parameters(), .1)), TypeError, ['write torch.optim.SGD, without brackets'], BEFORE),
+    'subs without brackets':   (lambda tmp: Learner(net(), loaders(), F.cross_entropy, SGD, .1, MetricsS()), TypeError, ['put it in brackets'], BEFORE),
+    'a loader for two':        (lambda tmp: fit(dls=DataLoader(TensorDataset(x, y), 16)), TypeError, ['has neither', 'DataLoaders.from_datasets'], BEFORE),
+    'a class for a model':     (lambda tmp: fit(nn.Flatten), TypeError, [r'write Flatten\(\)'], BEFORE),
+    'a class for a loss':      (lambda tmp: fit(loss_fn=nn.CrossEntropyLoss), TypeError, [r'write CrossEntropyLoss\(\)'], BEFORE),
+    'epochs and steps':        (lambda tmp: fit(epochs=1, steps=3), ValueError, ['not both'], BEFORE),
+    'one-hot whole numbers':   (lambda tmp: fit(dls=loaders(y=F.one_hot(y, 3))), RuntimeError, ['one-hot', r'y.argmax\(1\)'], BEFORE),
+    'labels in a column':      (lambda tmp: fit(dls=loaders(y=y[:, None])), RuntimeError, [r'targets \(16, 1\)', 'what loss_fn wants'], BEFORE),
+    'a model without an answer': (lambda tmp: fit(Tail(lambda p: None)), TypeError, ['returned a NoneType', 'return the predictions'], BEFORE),
+    'bytes as input':          (lambda tmp: fit(dls=loaders(x=(x*20).byte())), RuntimeError, ['input is torch.uint8', r'x.to\(torch.float32\)'], BEFORE),
+    'NaN from the model':      (lambda tmp: fit(Tail(lambda p: p*math.nan)), FloatingPointError, ['training batch 0', 'back at the beginning'], LATER),
+    'a fit within a fit':      (lambda tmp: fit(subs=[type('NestedS', (Subscriber,), dict(after_loss=lambda self, learn: nested(learn)))()]), RuntimeError, ['in the middle of a fit', 'another Learner'], BEFORE),
+}
+LEGAL = { # what looks like a mistake and isn't
+    'one-hot floats':          lambda: fit(dls=loaders(y=F.one_hot(y, 3).float())),
+    'a lazy layer':            lambda: fit(nn.Sequential(nn.LazyLinear(8), nn.Linear(8,3))),
+    'sparse gradients':        lambda: fit(nn.EmbeddingBag(10, 3, sparse=True), loaders(x=x.mul(9).abs().long().clamp(max=9)), opt=torch.optim.SparseAdam, subs=[NaNStopS('skip')]),
+    'a rate of 0':             lambda: fit(lr=0),
+    'no epochs':               lambda: fit(epochs=0),
+}
+
+@pytest.mark.parametrize('case', LEGAL)
+def test_legal_input_is_not_refused(case): LEGAL[case]()
+
+@pytest.mark.filterwarnings('ignore:Using a target size', 'ignore:.*is left out', 'ignore:.*fork.*:DeprecationWarning')
+@pytest.mark.parametrize('case', {**CASES, **MORE})
 def test_bad_input_is_named(case, tmp_path):
     global steps
-    make,exc,parts,before = CASES[case]
+    make,exc,parts,before = {**CASES, **MORE}[case]
     steps = 0
     with pytest.raises(exc) as e: make(tmp_path)
     text = '\n'.join([str(e.value), *getattr(e.value, '__notes__', [])])

@@ -110,6 +110,146 @@ def test_iterable_with_workers():
     dls.load_state_dict({'train': dict(dls.train.state_dict(), batch=2)})
     assert torch.equal(torch.cat(list(dls.train)), torch.cat(a[2:]))
 
+@pytest.fixture(scope='module')
+def shards(tmp_path_factory):
+    "Parquet files of 101, 100 and 102 rows to train on, of 40 and 30 to validate, as a stream"
+    from datasets import Dataset as HFDataset, load_dataset
+    d,k,g = tmp_path_factory.mktemp('shards'),0,np.random.default_rng(0)
+    for split,sizes in dict(train=(101, 100, 102), validation=(40, 30)).items():
+        for j,n in enumerate(sizes):
+            x = g.normal(size=(n, 4))
+            HFDataset.from_dict(dict(x=x.tolist(), y=(x.sum(1)>0).astype(int).tolist(), i=list(range(k, k+n)))).to_parquet(d/f'{split}-{j}.parquet', batch_size=16)
+            k += n
+    with pytest.MonkeyPatch.context() as mp:
+        mp.setattr('datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN', 0, raising=False) # else 5 seconds for each pass with a buffer
+        yield load_dataset('parquet', data_files={s: [str(f) for f in sorted(d.glob(f'{s}*'))] for s in ('train', 'validation')}, streaming=True)
+
+def numbers(dl): return [i for b in dl for i in b[2].tolist()]
+def until(dl, n):
+    "The state after `n` batches of the next pass"
+    for i,b in enumerate(dl):
+        if i==n-1: return dl.state_dict()
+
+@pytest.mark.parametrize('n_workers', [0, 2, 3])
+def test_shards_come_once_in_each_pass(shards, n_workers):
+    dls = DataLoaders.from_hf_dd(shards, 16, seed=3, num_workers=n_workers)
+    for _ in range(3):
+        assert sorted(numbers(dls.train)) == list(range(303))
+        assert sorted(numbers(dls.valid)) == list(range(303, 373))
+
+def test_validation_shards_keep_their_order(shards):
+    "Hugging Face mixes the shards by the number of the pass: predictions must not"
+    dls = DataLoaders.from_hf_dd(shards, 16, seed=3)
+    assert len({tuple(numbers(dls.train)) for _ in range(6)}) > 1
+    assert {tuple(numbers(dls.valid)) for _ in range(6)} == {tuple(range(303, 373))}
+
+def test_predictions_of_a_stream_come_in_its_order(shards, recwarn):
+    from nntrain.learner import Learner
+    def xi(rows): return [hf_ds_collate_fn(rows)[2].float()[:,None]]*2
+    dls = DataLoaders.from_hf_dd(shards, 16, xi, seed=3)
+    learn = Learner(torch.nn.Linear(1, 1), dls, torch.nn.functional.mse_loss, torch.optim.SGD, 1.)
+    for p,v in zip(learn.model.parameters(), (1., 0.)): torch.nn.init.constant_(p, v)
+    for _ in range(4): list(dls.valid)
+    recwarn.clear()
+    assert learn.get_preds().flatten().tolist()==list(range(303, 373)) and not len(recwarn)
+    assert learn.predict_item([5.], kind='numbers').tolist()==[5.]
+
+read = []
+def log(row): read.append(row['i']); return row
+STREAMS = dict(plain=(lambda ds: ds.map(log), True), filtered=(lambda ds: ds.map(log).filter(lambda r: r['i']%3!=1), True),
+               batched=(lambda ds: ds.map(log).map(lambda r: r, batched=True, batch_size=7), True), buffer=(lambda ds: ds.map(log), 64),
+               own_buffer=(lambda ds: ds.shuffle(seed=1, buffer_size=50).map(log), True), fixed=(lambda ds: ds.map(log), False))
+
+@pytest.mark.parametrize('kind,n_workers', [*((k, 0) for k in STREAMS), ('plain', 2), ('buffer', 2)])
+def test_a_stream_goes_on_where_it_was(shards, kind, n_workers):
+    f,shuffle = STREAMS[kind]
+    def make(seed): return DataLoaders.from_datasets(f(shards['train']), None, 16, hf_ds_collate_fn, seed=seed, shuffle=shuffle, num_workers=n_workers).train
+    dl,ref = make(3),make(3)
+    first,second,third = [numbers(ref) for _ in range(3)]
+    numbers(dl)
+    state = until(dl, 7)
+    read.clear()
+    other = make(9)
+    other.load_state_dict(state)
+    assert other.state_dict()==state
+    assert numbers(other)==second[112:]
+    if not n_workers and 'buffer' not in kind: assert 0 not in read and len(read)<=303-112+7 # not from the start (batched `map` reads 7 rows at a time)
+    assert numbers(other)==third # the next pass begins at its beginning
+    dl = make(3)
+    it = iter(dl)
+    for _ in range(7): next(it)
+    first_batches(dl, 2) # a look in the midst of it
+    assert dl.state_dict()['place'] is None
+    other.load_state_dict(dl.state_dict())
+    assert numbers(other)==first[112:]
+    dl = make(3)
+    it = iter(dl)
+    for _ in range(7): next(it)
+    next(iter(dl.dataset.ds)) # somebody else's look
+    other.load_state_dict(dl.state_dict())
+    assert numbers(other)==first[112:]
+
+class Unrepeatable(IterableDataset):
+    "As webdataset's `shuffle`: a generator of its own"
+    def __iter__(self): return iter(torch.tensor(random.Random(os.urandom(8)).sample(range(40), 40)))
+
+def test_a_stream_that_does_not_repeat_itself_is_named(recwarn):
+    from nntrain.data.loader import Epochs
+    def make(ds): return DataLoaders.from_datasets(ds, None, 4, seed=1).train
+    dl = make(Unrepeatable())
+    state = until(dl, 3)
+    dl = make(Unrepeatable())
+    dl.load_state_dict(state)
+    with pytest.warns(UserWarning, match="split 'train': the stream doesn't repeat itself.*Epochs"): assert len(list(dl))==7
+    def shuffled(seed): return torch.tensor(random.Random(seed).sample(range(40), 40))
+    ref,dl = make(Epochs(shuffled)),make(Epochs(shuffled))
+    first,second = torch.cat(list(ref)).tolist(),torch.cat(list(ref)).tolist()
+    assert first!=second and sorted(first)==sorted(second)==list(range(40))
+    list(dl)
+    state = until(dl, 3)
+    other = make(Epochs(shuffled))
+    other.load_state_dict(state)
+    recwarn.clear()
+    assert torch.cat(list(other)).tolist()==second[12:] and not len(recwarn)
+
+def test_a_stream_of_other_workers_or_without_a_buffer_is_refused(shards):
+    dl = DataLoaders.from_hf_dd(shards, 16, num_workers=2).train
+    with pytest.raises(ValueError, match='saved with workers=2, this loader has workers=1.*the same num_workers'):
+        DataLoaders.from_hf_dd(shards, 16).train.load_state_dict(dl.state_dict())
+    with pytest.raises(ValueError, match='shuffle must be a whole number of rows in the buffer from 2'): DataLoaders.from_hf_dd(shards, 16, shuffle=-1)
+    with pytest.raises(ValueError, match='Leave shuffle out'): DataLoaders.from_datasets(Sharded(), None, 4, shuffle=100)
+
+def train(shards, folder, out, shuffle, die=None):
+    "Train in steps on a stream, with checkpoints; or die at a step"
+    from nntrain.checkpoint import CheckpointS
+    from nntrain.learner import Learner
+    from nntrain.subscribers import MetricsS, Subscriber
+    class DieS(Subscriber):
+        n = 0
+        def after_step(self, learn):
+            self.n += 1
+            if self.n==die: os.kill(os.getpid(), signal.SIGKILL)
+    set_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(.2), torch.nn.Linear(8, 2))
+    def xy(rows): return hf_ds_collate_fn(rows)[:2]
+    learn = Learner(model, DataLoaders.from_hf_dd(shards, 16, xy, seed=5, shuffle=shuffle), torch.nn.functional.cross_entropy, torch.optim.Adam, 1e-2, [MetricsS(), CheckpointS(folder, every=4), DieS()])
+    learn.quiet = True
+    learn.fit(steps=60, valid_every=15)
+    torch.save((model.state_dict(), [{k: v for k,v in r.items() if k!='seconds'} for r in learn.history]), out)
+
+@pytest.mark.skipif('fork' not in mp.get_all_start_methods(), reason='no fork here')
+@pytest.mark.parametrize('shuffle', [True, 50])
+def test_a_fit_in_steps_on_a_stream_killed_and_resumed_is_the_same(shards, tmp_path, shuffle):
+    def run(*args):
+        p = mp.get_context('fork').Process(target=train, args=(shards, *args))
+        p.start(); p.join(100)
+        return p.exitcode
+    assert run(tmp_path/'whole', tmp_path/'a', shuffle)==0
+    for die in (26, 17): assert run(tmp_path/'killed', tmp_path/'b', shuffle, die)==-signal.SIGKILL # in the second pass, in the midst of a stretch
+    assert run(tmp_path/'killed', tmp_path/'b', shuffle)==0
+    (a,h),(b,k) = (torch.load(tmp_path/o) for o in 'ab')
+    assert all(torch.equal(a[o], b[o]) for o in a) and h==k and len(h)==8 and [r['samples'] for r in h[1::2]]==[70]*4
+
 class Dies(Noisy):
     def __getitem__(self, i):
         if i==13: os.kill(os.getpid(), signal.SIGKILL)

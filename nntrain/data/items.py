@@ -9,14 +9,15 @@ __all__ = ['Prediction', 'rows_of', 'validation_batch', 'class_names', 'open_pic
 # %% ../../nbs/15_items.ipynb #6c2a0984
 from collections import UserDict,namedtuple
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 import numpy as np, torch
+from torch.utils.data import default_collate
 from torch.nn.utils.rnn import PackedSequence,unpack_sequence
 from ..checks import choice
 from ..core import columns,keep_modes,map_tensors,with_column
-from .collate import floats,pixels
-from .loader import Rows,first_batches,uncounted # noqa: F401 (it was defined here)
-from .memory import Decoded
+from .collate import channels_last,classes_of,floats,pixels
+from .loader import Rows,first_batches,map_style,uncounted # noqa: F401 (it was defined here)
 
 # %% ../../nbs/15_items.ipynb #057abc17
 def rows_of(
@@ -24,8 +25,7 @@ def rows_of(
 )->tuple:
     "The data set behind `dl` and the function that makes a batch of its rows; `None` for what it doesn't show"
     ds = getattr(dl, 'dataset', None)
-    if isinstance(ds, (Decoded, Rows)): return ds.ds,ds.collate_fn
-    return ds,getattr(dl, 'collate_fn', None)
+    return (ds.ds, ds.collate_fn) if isinstance(ds, Rows) else (ds, getattr(dl, 'collate_fn', None))
 
 def _valid(dls): return dls.train if getattr(dls, 'valid', None) is None else dls.valid
 
@@ -41,11 +41,8 @@ def class_names(
 )->list|None:
     "The names of the classes, where the data set has some: in a `ClassLabel` column, or as `classes` (torchvision)"
     ds,_ = rows_of(_valid(dls))
-    while ds is not None and not hasattr(ds, 'features') and not hasattr(ds, 'classes'):
-        ds = getattr(ds, 'dataset', None) # a `Subset`
-    fs = list(ds.features.values()) if getattr(ds, 'features', None) else []
-    names = [f.names for f in fs[n_inp:n_inp+1]+fs if hasattr(f, 'names')]
-    return list(names[0]) if names else list(ds.classes) if hasattr(ds, 'classes') else None
+    names,column = classes_of(ds),list(getattr(ds, 'features', None) or ())[n_inp:n_inp+1]
+    return next((list(names[k]) for k in [*column, *names] if k in names), None)
 
 # %% ../../nbs/15_items.ipynb #bef68952
 def _in_mode(im, mode, deep):
@@ -63,10 +60,7 @@ def _in_mode(im, mode, deep):
 def _from_array(item):
     "Bytes in an array or a tensor as a PIL image"
     from PIL import Image
-    tensor = isinstance(item, torch.Tensor)
-    x = item.detach().cpu().numpy() if tensor else item
-    if x.ndim==3 and x.shape[0] <= 4 and (tensor or x.shape[-1] > 4): x = np.moveaxis(x, 0, -1)
-    if x.ndim==3 and x.shape[-1]==1: x = x[...,0]
+    x = channels_last(item)
     kinds = {2: (np.uint8, np.uint16), 3: (np.uint8,)}.get(x.ndim, ())
     if x.dtype not in kinds or x.ndim==3 and x.shape[-1] > 4:
         raise ValueError(f"item: an array of {x.dtype} and shape {tuple(item.shape)} is no image: give bytes (uint8), "
@@ -76,13 +70,18 @@ def _from_array(item):
 def open_picture(
     item, # A path, a PIL image, or bytes (`uint8`, or `uint16` if grey) in an array or tensor
     mode:str=None, # PIL's name of the kind of pixels wanted, such as `'L'` (grey) or `'RGB'`
-    deep:bool=False # May a picture of 16 bits stay what it is where grey is wanted?
+    deep:bool=False, # May a picture of 16 bits stay what it is where grey is wanted?
+    side:int=None # Of a photo that will be shrunk: a JPEG is decoded at the smallest size with shorter sides of this
 ):
     """`item` as a PIL image, turned as its EXIF data say. Channels may come first or last. Raises `FileNotFoundError`
-    or `ValueError` that name it if it isn't an image."""
+    or `ValueError` that name it if it isn't an image, or one that moves where `side` is given."""
     from PIL import Image,ImageOps,UnidentifiedImageError
     try:
-        im = Image.open(item) if isinstance(item, (str, Path)) else item
+        f = BytesIO(Path(item).read_bytes()) if isinstance(item, (str, Path)) else item # no file stays open
+        im = Image.open(f) if isinstance(f, BytesIO) else f
+        if side and getattr(im, 'is_animated', False) and im.format!='MPO': # a JPEG with a preview behind it
+            raise ValueError(f"it is animated, {im.n_frames} pictures in one: save the one that counts")
+        if side and hasattr(im, 'draft'): im.draft('RGB', (side, side))
         im = ImageOps.exif_transpose(im if hasattr(im, 'getbands') else _from_array(im))
     except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(f"item: there is no file {str(item)!r}") from None
@@ -103,28 +102,27 @@ def image_tensor(
 def _form(ds):
     """A row of `ds` before its transform (where that can be had), the transform of a row or `None`, and the row as it
     goes into a batch"""
-    is_hf = hasattr(ds, 'with_format') and hasattr(ds, '__getitem__') and isinstance(ds.format, dict)
+    is_hf = hasattr(ds, 'with_format') and map_style(ds) and isinstance(ds.format, dict)
     if is_hf and ds.format['type'] in (None, 'custom'):
         f,row = ds.format['format_kwargs'].get('transform'),ds.with_format(None)[0]
-        def finish(row): return {k: v[0] for k,v in f({k: [v] for k,v in row.items()}).items()}
-        return row,finish if f else None,finish(row) if f else row
-    base,row = ds,ds[0] if hasattr(ds, '__getitem__') else next(iter(ds))
+        finish = f and (lambda row: {k: v[0] for k,v in f({k: [v] for k,v in row.items()}).items()})
+        return row,finish,finish(row) if f else row
+    base,row = ds,ds[0] if map_style(ds) else next(iter(ds))
     while not hasattr(base, 'transform') and hasattr(base, 'dataset'): base = base.dataset # a `Subset`
     f = getattr(base, 'transform', None) if isinstance(row, (tuple, list)) else None
     return row,f and (lambda row: with_column(row, 0, f(row[0]))),row
 
 def _mode(x):
     "The kind of pixels of an image or a tensor of the data"
-    channels = x.shape[0] if getattr(x, 'ndim', 0)==3 else 1
-    return x.mode if hasattr(x, 'getbands') else {1:'L', 2:'LA', 3:'RGB', 4:'RGBA'}.get(channels)
+    if hasattr(x, 'getbands'): return x.mode
+    return {1:'L', 2:'LA', 3:'RGB', 4:'RGBA'}.get(x.shape[0] if getattr(x, 'ndim', 0)==3 else 1)
 
 def _like_data(x, x0, n):
     """Numbers `x` in shape and type of `x0`, a row of the data with `n` channels, or `None` where they aren't known.
     Channels may come last, a picture become a row, dimensions of 1 differ. Raises `ValueError` on another shape."""
     channels = n if n and n <= 4 else None
     if x.ndim==3 and channels and x.shape[0]!=n and x.shape[-1]==n: x = x.movedim(-1, 0)
-    grey = x.squeeze().ndim <= 2
-    row = x0.shape==(x.numel(),) and (grey or x.ndim==3 and x.shape[0]==n)
+    row = x0.shape==(x.numel(),) and (x.squeeze().ndim <= 2 or x.ndim==3 and x.shape[0]==n)
     if row or x.squeeze().shape==x0.squeeze().shape: x = x.reshape(x0.shape)
     if x.ndim!=x0.ndim or x.ndim==3 and channels and x.shape[0]!=n:
         raise ValueError(f"item: its shape {tuple(x.shape)} doesn't fit that of the data, {tuple(x0.shape)}: "
@@ -142,6 +140,7 @@ def item_batch(
     if n_inp>1 and not isinstance(item, dict):
         raise ValueError(f"the model takes {n_inp} columns: give the item as a dict with their names")
     ds,collate = rows_of(_valid(dls))
+    if hasattr(ds, 'item_row'): return default_collate([ds.item_row(item)]) # a table, photos
     if isinstance(item, np.ndarray): item = item.astype(item.dtype.newbyteorder('='), copy=False) # torch knows no other
     is_bytes = getattr(item, 'dtype', None) in (np.uint8, np.uint16, torch.uint8, torch.uint16) and item.ndim>1
     raw = isinstance(item, (str, Path)) or hasattr(item, 'getbands') or is_bytes
@@ -156,8 +155,8 @@ def item_batch(
     x0 = columns(batch)[0][0]
     if raw: item = image_tensor(item, _mode(x0))
     n = x0.shape[0] if x0.ndim==3 else len(pixels(first)) if hasattr(first, 'getbands') else None
-    x = _like_data(torch.as_tensor(item), x0, n)[None]
-    return with_column((batch,) if isinstance(batch, torch.Tensor) else batch, 0, x)
+    return with_column((batch,) if isinstance(batch, torch.Tensor) else batch, 0,
+                       _like_data(torch.as_tensor(item), x0, n)[None])
 
 # %% ../../nbs/15_items.ipynb #b604640f
 @contextmanager
@@ -188,21 +187,14 @@ def _unjoined(what):
 
 def _join_tensors(xs, rows):
     "Tensors of batches with `rows` rows each as one tensor, or as a list with a tensor for each row"
-    if not any(t.ndim for t in xs): return torch.stack(xs)
-    most = max(t.ndim for t in xs)
-    xs = [t[None] if n==1 and t.ndim==most-1 else t for t,n in zip(xs, rows)] # `squeeze` took the dimension of the row
+    most = max(t.ndim for t in xs) # `squeeze` took the dimension of the row, or there is a number for each batch
+    xs = [t[None] if not most or n==1 and t.ndim==most-1 else t for t,n in zip(xs, rows)]
     first,second = ([t.shape[d:d+1]==(n,) for t,n in zip(xs, rows)] for d in (0,1))
     crosswise = all(second) and not any(first) and len(xs) > 1
     if not crosswise and len({t.shape[1:] for t in xs})==1: return torch.cat(xs)
     if all(first): return [row for t in xs for row in t]
-    shapes = ', '.join(str(tuple(s)) for s in sorted({t.shape for t in xs})[:4])
-    raise _unjoined(f"since {'the rows are in the second dimension' if crosswise else 'their shapes differ'}: {shapes}")
-
-def _heads(x):
-    "The first dimensions of all tensors in `x`"
-    shapes = []
-    map_tensors(lambda t: shapes.append(t.shape), x)
-    return [s[0] for s in shapes if s]
+    raise _unjoined(f"since {'the rows are in the second dimension' if crosswise else 'their shapes differ'}: "
+                    f"{', '.join(str(tuple(s)) for s in sorted({t.shape for t in xs})[:4])}")
 
 def _are_outputs(xs, rows):
     "Are the lists or tuples `xs` several outputs of a batch? If not, they have an item for each of its rows"
@@ -211,16 +203,12 @@ def _are_outputs(xs, rows):
     if n!=rows:
         if alike or None in rows: return alike
         raise _unjoined(f"since there are {n[:4]} items for batches of {rows[:4]} rows")
-    heads = [h==k for o,k in zip(xs, n) for h in _heads(o)]
+    heads = [] # is the first dimension of a tensor the number of items?
+    for o in xs: map_tensors(lambda t, k=len(o): t.ndim and heads.append(len(t)==k), o)
     fit,is_tuple = all(heads),isinstance(x, tuple)
     if alike and fit and max(n) > 1 and is_tuple!=bool(heads):
         raise _unjoined(f"since a {type(x).__name__} of {n[0]} for {n[0]} rows may be the rows, or several outputs")
     return alike and fit and is_tuple
-
-def _as_rows(x):
-    "What holds rows in a form of its own as a list of rows"
-    if isinstance(x, PackedSequence): return unpack_sequence(x)
-    return list(x) if isinstance(x, np.ndarray) or getattr(x, 'is_nested', False) else x
 
 # %% ../../nbs/15_items.ipynb #915edc81
 def joined(
@@ -229,7 +217,9 @@ def joined(
 ):
     """The results of all batches in one, by the rules above. Raises `ValueError` if it can't be known which row is
     whose."""
-    xs,rows = [_as_rows(x) for x in xs],rows or [None]*len(xs)
+    xs,rows = [unpack_sequence(x) if isinstance(x, PackedSequence) else
+               list(x) if isinstance(x, np.ndarray) or getattr(x, 'is_nested', False) else x
+               for x in xs],rows or [None]*len(xs)
     def all_are(*kinds): return all(isinstance(x, kinds) for x in xs)
     if all_are(type(None)): return None
     if all_are(torch.Tensor): return _join_tensors(xs, rows)
@@ -256,9 +246,8 @@ def as_prediction(
     doesn't fit `kind` or `names`."""
     choice('kind', kind, ('classes', 'labels', 'numbers'))
     if not isinstance(out, torch.Tensor) or kind=='classes' and (not out.ndim or len(out)<2):
-        what = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ValueError(f"the model's output for one item is {what}, not a number for each class: use get_preds for "
-                         "models that don't classify")
+        raise ValueError(f"the model's output for one item is {tuple(getattr(out, 'shape', ())) or type(out).__name__},"
+                         " not a number for each class: use get_preds for models that don't classify")
     if kind=='numbers': return out
     out,several = out.float(),kind=='labels' and out.numel() > 1
     are_probs = not logits if kind=='labels' else (out>=0).all() and (out.sum(0)-1).abs().max() < 1e-4

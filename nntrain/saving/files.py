@@ -79,10 +79,11 @@ def locked(
             with f: raise BlockingIOError(e.errno, f"it is in use by {path.read_text()}", str(path.parent)) from None
         except OSError: pass # this disk knows no locks
         held = os.fstat(f.fileno()).st_nlink # or else it was deleted just now, by who let go of it
-    f.truncate(0)
-    print(f"process {os.getpid()} on {socket.gethostname()}, since {time.ctime()}", file=f, end='', flush=True)
     _locks.add(f)
-    try: yield
+    try:
+        f.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}, since {time.ctime()}", file=f, end='', flush=True)
+        yield
     finally:
         if not f.closed: # in a forked process it is
             with suppress(OSError), f: path.unlink()
