@@ -128,6 +128,7 @@ def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, s
     if why and not tensors: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
     data = (Tensors(base, collate_fn, split, indices) if tensors else
             Decoded(ds, split, cache_dir=cache_dir, **own))
+    fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
     return Loader(data, plan, **fast) # no workers: making a batch is faster than sending it
 
 # %% ../nbs/14_dataloaders.ipynb #dbe14a02
