@@ -205,7 +205,7 @@ class DataLoaders:
         train,valid,test = (
             ds if ds is None else partial(_make_loader, train_ds, ds, collate_fn, split, cache=cache,
                                           cache_dir=cache_dir, seed=mix_seed(seed, i), **kwargs, **kw)
-            for i,(ds,split,kw) in enumerate(zip((train_ds, valid_ds, test_ds), splits,
+            for i,(ds,split,kw) in enumerate(zip((train_ds, valid_ds, test_ds), (*splits, 'test'),
                                                  (own, *[dict(batch_size=valid_bs)]*2))))
         return cls(train(), valid and valid(), test)
 

@@ -18,6 +18,7 @@ from nntrain.learner import DeviceS, Learner, MetricsS, MomentumLearner, Progres
 from nntrain.metrics import Accuracy
 from nntrain.schedule import EarlyStoppingS
 from nntrain.saving.files import CheckpointFolder, locked
+from nntrain.trainable import Model
 from train_script import digits
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
@@ -302,6 +303,23 @@ class Numbers(torch.utils.data.IterableDataset):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_streams(tmp_path, workers): as_one(tmp_path, stream=Numbers, n=301, num_workers=workers)
+
+class OwnFit(Model):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(64, 10)
+    def forward(self, x, targets=None): return self.net(x), None if targets is None else F.cross_entropy(self.net(x), targets)
+    def fetch_optimizer(self): return torch.optim.Adam(self.parameters(), lr=1e-2)
+def test_a_model_that_trains_itself(tmp_path):
+    def f():
+        set_seed(0)
+        m = OwnFit()
+        m.fit(list(zip(x[:301], y[:301])), epochs=2, batch_size=50, subs=[DistributedS()], progress=False)
+        torch.save(dict(w=m.state_dict(), history=[{k: v for k,v in r.items() if k!='seconds'} for r in m.learn.history]), tmp_path/f'{distributed.world()}-{rank()}.pt')
+    for n in (1, 2): assert not any((out := forked(f, n, tmp_path/'out'))[0]), out
+    a,b,c = [torch.load(tmp_path/f, weights_only=False) for f in ('1-0.pt', '2-0.pt', '2-1.pt')]
+    same(a, b)
+    assert weights_differ(b, c)==0
 
 # ---- with torchrun, as a user would: slow
 script = """import sys; sys.path[:0] = [{tests!r}, {root!r}]
