@@ -66,6 +66,7 @@ bench: $(STAMP)  ## measure speed: ratios to the bare loop, side by side in one 
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/subscribers.py
 	@$(BIN)/python bench/loader.py
 	@$(BIN)/python bench/tables.py
+	@$(BIN)/python bench/photos.py
 	@$(BIN)/python bench/checkpoint.py
 
 torture: $(STAMP)  ## kill 50 runs at random steps and 50 while they save, 100 random ones up to three times, compare every bit

@@ -55,7 +55,7 @@ class GradAccumS(StatefulS):
 
     def after_loss(self, learn):
         if not learn.training: return
-        n = learn.n_samples() # a number, or a tensor that isn't waited for
+        n = learn.processes.weight(learn) # a number, or a tensor that isn't waited for
         if not self.i: self.first = n.clamp(min=1) if isinstance(n, torch.Tensor) else n or 1
         self.weight = 1. if learn.mean_loss.sums else n/self.first
         if isinstance(self.weight, torch.Tensor) or self.weight!=1:

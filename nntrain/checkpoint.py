@@ -84,14 +84,13 @@ class StopSignals:
         it, # An iterator over a loader
         workers=False # Do other processes fetch them?
     ):
-        "The batches of `it`, up to a signal. With workers one that comes while we wait for a batch ends the block."
+        "The batches of `it`. With workers a signal that comes while we wait for a batch ends the block."
         self.waiting,sig = bool(workers and self.handlers),getattr(signal, 'SIGCHLD', None)
         for batch in it:
             self.waiting = False
             torchs = sig and getattr(signal.getsignal(sig), '__module__', '')=='torch.utils.data._utils.signal_handling'
             if torchs and self.handlers: self.handlers[sig] = signal.signal(sig, signal.SIG_DFL)
             yield batch
-            if self.stop: return
             self.waiting = bool(workers and self.handlers)
         self.waiting = False
 
@@ -128,9 +127,10 @@ class CheckpointS(Subscriber):
             raise ValueError("subs: there are two CheckpointS, and a run can be continued only once: leave one out")
         self.active,self.outer,self.at = True,sys.exc_info()[1],(0, 'train', 0) # `at`: epoch, kind of pass, batch
         self.run,self.time,self.start = describe(learn),monotonic(),perf_counter()
-        self.state,self.best,self.rng_pass,self.steps,self.elapsed,self.ran = None,None,None,0,0.,False
+        self.state,self.best,self.rng_pass,self.steps,self.elapsed,self.ran,self.leaving = None,None,None,0,0.,False,0
         self.mmap = any(not p.is_cpu for p in learn.model.parameters()) # or else the optimizer keeps what was read
-        self.folder.open(fresh=not self.resume and not self.fits, best=self.monitor is not None)
+        learn.processes.first_does(self.folder.open, fresh=not self.resume and not self.fits,
+                                   best=self.monitor is not None)
         if self.background: self.pool = self.folder.lock.enter_context(ThreadPoolExecutor(1)) # ends before the lock
         if self.resume or self.fits: self._find(learn)
         learn.epochs = range(self.at[0], learn.n_epochs)
@@ -138,12 +138,12 @@ class CheckpointS(Subscriber):
 
     def _find(self, learn):
         "Where does this fit go on?"
-        f,state = newest_checkpoint(self.folder, self.mmap)
+        f,state = learn.processes.first_does(newest_checkpoint, self.folder, self.mmap)
         fit,self.folder.stay = (state['fits'], state.get('begun', {})) if state else (-1, {})
         if fit < self.fits: return # this one begins
         if fit > self.fits: # this one is done; how a later one began says what it left
             first = self.dir/next((name for name,i in self.folder.stay.items() if i > self.fits), 'none')
-            try: f,state = first,read_checkpoint(first, self.mmap)
+            try: f,state = first,learn.processes.first_does(read_checkpoint, first, self.mmap)
             except BadCheckpoint as e:
                 warnings.warn(f"{first}: {e}. Until fit {fit+1} goes on, the model is that of {f}")
             state = {k: v for k,v in state.items() if k!='opt'} | dict(at=(learn.n_epochs, 'train', 0),
@@ -156,7 +156,8 @@ class CheckpointS(Subscriber):
         if not learn.quiet:
             print(f"Resumed from {f}:", "all epochs are done" if epoch >= learn.n_epochs else
                   f"epoch {epoch}, {'validation' if phase=='eval' else f'batch {i}'}")
-        self.state,self.file,self.at,self.steps,self.best = state,f,(epoch, phase, i),state['steps'],state['best']
+        self.file,self.at,self.steps,self.best = f,(epoch, phase, i),state['steps'],state['best']
+        self.state = learn.processes.part(learn, state)
 
     def _compare(self, learn, f, state):
         "Raise `ValueError` if a state is of another run, or would take the place of other work of the learner; or warn"
@@ -196,7 +197,7 @@ class CheckpointS(Subscriber):
         elif train and self.ran: self._between(learn, epoch=learn.epoch)
         elif train and self.fits: # that is how the fit before this one ended, too
             self.folder.stay[f'checkpoint-{self.folder.n+1:06}.pt'] = self.fits
-            self.folder.write(self._state(learn))
+            learn.processes.first_does(self.folder.write, self._state(learn))
         elif train: self._state(learn) # before the first batch: what can't be stored is named
         self.ran,self.elapsed,self.before_valid = True,0.,None
         if not train:
@@ -208,7 +209,7 @@ class CheckpointS(Subscriber):
         "The batches of a training pass, from the one that comes next; saves between them"
         s,self.state = self.state,None
         self.rng_pass,first = (revived(s['rng_pass']), self.at[2]) if s else (run_rng(learn), 0)
-        place = data_state(learn)
+        place,ask = data_state(learn),learn.processes
         skip = 0 if not s else s['skip'] if {'dls','train'} & set(place) else first
         if skip: set_run_rng(learn, self.rng_pass) # from the beginning of the pass
         with batches_of(dl) as it:
@@ -216,11 +217,12 @@ class CheckpointS(Subscriber):
             if there < skip: raise ValueError(f"dls.train has {there} batches now, and the run was saved after {skip}")
             if s:
                 getattr(learn.opt, 'state', {}).clear() # in its memory comes what is read now
-                self._put_back(learn, self._read_again(), but=('data',))
+                self._put_back(learn, ask.part(learn, ask.first_does(self._read_again)), ('data',))
                 self.elapsed,learn.batch,learn.batch_idx = s['seconds'],(),first-1
             self.start = perf_counter()
             try:
-                for i,batch in enumerate(self.signals.batches(it, getattr(dl, 'num_workers', 0)), first+1):
+                for i,batch in enumerate(self.signals.batches(it, ask.world==1 and getattr(dl, 'num_workers', 0)),
+                                         first+1):
                     yield batch
                     self.steps += 1
                     self.at = learn.epoch,'train',i
@@ -231,8 +233,17 @@ class CheckpointS(Subscriber):
 
     def _valid_batches(self, learn, dl):
         "The batches of a validation pass, up to a signal"
-        with batches_of(dl) as it: yield from self.signals.batches(it, getattr(dl, 'num_workers', 0))
-        self.signals.leave()
+        with batches_of(dl) as it:
+            for batch in self.signals.batches(it, learn.processes.world==1 and getattr(dl, 'num_workers', 0)):
+                yield batch
+                if self._agreed(learn)[0]: self.signals.leave()
+
+    def _agreed(self, learn):
+        "What several processes do together: the signal that came to one of them, or 0; the seconds since the last save"
+        stop,seconds = learn.processes.largest(self.signals.stop or 0,
+                                               0 if learn.processes.rank else monotonic()-self.time)
+        if stop: self.signals.stop = self.leaving = int(stop)
+        return stop,seconds
 
     def after_epoch(self, learn):
         if self.active: learn.history[-1]['seconds'] += self.elapsed # what went before the interruption
@@ -242,7 +253,8 @@ class CheckpointS(Subscriber):
         if isinstance(learn.dl, WrappedLoader): learn.dl = learn.dl.dl
         e,before = sys.exc_info()[1],None if learn.training else self.before_valid
         failed = e is not self.outer and isinstance(e, Exception) and not isinstance(e, CANCELS)
-        if before and (failed or self.signals.stop): self.save(learn, **before)
+        alone = learn.processes.world==1 and (failed or self.signals.stop) # the error of one isn't that of all
+        if before and (alone or self.leaving): self.save(learn, **before)
 
     def after_fit(self, learn):
         if self.active and self.state: self._put_back(learn, self.state) # nothing was left to do
@@ -276,16 +288,18 @@ class CheckpointS(Subscriber):
         new_epoch = epoch is not None
         if new_epoch: self.at = epoch,'train',0
         best = new_epoch and self.monitor is not None and self._better(learn)
+        stop,seconds = self._agreed(learn)
         due = (new_epoch if self.every=='epoch' else not new_epoch and self.steps%self.every==0
-               if isinstance(self.every, int) else monotonic()-self.time >= self.every)
-        if due or last or best or self.signals.stop: self.save(learn, best)
-        self.signals.leave()
+               if isinstance(self.every, int) else seconds >= self.every)
+        if due or last or best or stop: self.save(learn, best)
+        if stop: self.signals.leave()
 
-    def _state(self, learn):
+    def _state(self, learn, **parts):
         "The run as tensors and plain values. Raises `TypeError` that names what is neither."
-        return run_state(learn)|dict(at=list(self.at), fits=self.fits, steps=self.steps, run=self.run, best=self.best,
-                                     n_epochs=learn.n_epochs, rng_pass=storable(self.rng_pass), begun=self.folder.stay,
-                                     seconds=self.elapsed+perf_counter()-self.start)
+        ours = dict(at=list(self.at), fits=self.fits, steps=self.steps, run=self.run, best=self.best,
+                    n_epochs=learn.n_epochs, rng_pass=storable(self.rng_pass), begun=self.folder.stay,
+                    seconds=self.elapsed+perf_counter()-self.start)
+        return learn.processes.parts(learn, run_state(learn)|ours|parts)
 
     def save(self,
         learn, # The learner, between two batches of a fit with this subscriber
@@ -297,11 +311,12 @@ class CheckpointS(Subscriber):
         guard = nan_stop(learn)
         if guard and not guard.weights_ok(learn, "so it wasn't saved"): return
         self.signals.saving,self.signals.waiting = True,False
-        self._wait()
-        state = self._state(learn)|parts
+        learn.processes.first_does(self._wait)
+        state = self._state(learn, **parts)
         used = {clean_name(k): storable(t) for s in learn.subs if best and self.monitor.startswith('valid')
                 for k,t in getattr(s, 'validated', {}).items()}
         if self.background: state,used = on_cpu((state, used))
         write = partial(self.folder.write, state, best, **(dict(validated=used) if used else {}))
-        self.writing = self.pool.submit(write) if self.background else write()
+        if self.background: self.writing = None if learn.processes.rank else self.pool.submit(write)
+        else: learn.processes.first_does(write)
         self.signals.saving,self.time = False,monotonic()

@@ -84,6 +84,26 @@ def _check_split(ds, split, batch_size, drop_last, samplers):
             raise TypeError(f"{k} must be an iterable with a length, to be read again in each pass, not {v!r}: give a "
                             "list of row numbers, or a torch.utils.data.Sampler")
 
+def _why_not(ds, collate_fn, split, cache):
+    "Why `ds` isn't decoded once; `None` if it is. Raises `ValueError` if it can't be, and `cache` is `True`."
+    why = _why_stream(ds, collate_fn, cache)
+    if why and cache is True:
+        raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
+                         "Leave cache out, or that")
+    masks = getattr(collate_fn, 'keywords', {}).get('masks')
+    size,free = check_columns(ds, split, masks) if why in (None,'cache=False') else 0,free_memory()//2
+    if cache=='auto' and not why and size>free:
+        why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
+    return why
+
+def _photo_loader(ds, split, batch_size, drop_last, samplers, shuffle, seed, kwargs):
+    "The `Loader` of photos, which make their batches themselves; those that are kept need no workers"
+    ds.prepare()
+    _check_split(ds, split, batch_size, drop_last, samplers)
+    fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
+    return Loader(ds, BatchPlan(len(ds), batch_size, shuffle, drop_last, **samplers, seed=seed), why=ds.photos.why,
+                  **(kwargs if ds.photos.why else fast))
+
 def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, seed, shuffle=False, sampler=None,
                  batch_sampler=None, drop_last=False, **kwargs):
     """The `Loader` of one split: decoded if it can be and fits, else streamed; it goes by the names of columns and
@@ -98,15 +118,9 @@ def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, s
             raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. "
                              f"Leave {odd[0]} out")
         return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, shuffle=shuffle, **kwargs)
+    if hasattr(ds, 'prepare'): return _photo_loader(ds, split, batch_size, drop_last, samplers, shuffle, seed, kwargs)
     _check_split(ds, split, batch_size, drop_last, samplers)
-    why = _why_stream(ds, collate_fn, cache)
-    if why and cache is True:
-        raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
-                         "Leave cache out, or that")
-    own = getattr(collate_fn, 'keywords', {})
-    size,free = check_columns(ds, split, own.get('masks')) if why in (None,'cache=False') else 0,free_memory()//2
-    if cache=='auto' and not why and size>free:
-        why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
+    why,own = _why_not(ds, collate_fn, split, cache),getattr(collate_fn, 'keywords', {})
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
     base,indices = (ds.dataset, ds.indices) if type(ds) is Subset else (ds, None)
     as_it_is = getattr(type(base), '__getitem__', None) is TensorDataset.__getitem__ # or a class that only adds names
@@ -171,6 +185,9 @@ class DataLoaders:
         if collate_fn is not None and not callable(collate_fn):
             raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for "
                             "the default")
+        if hasattr(train_ds, 'prepare') and collate_fn not in (None, hf_ds_collate_fn):
+            raise ValueError("collate_fn: photos of a given size make their batches themselves. Leave collate_fn out, "
+                             "or size=")
         if odd := set(kwargs)-set(signature(DataLoader).parameters):
             raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to "
                             "torch.utils.data.DataLoader, which has none of that name")
@@ -201,14 +218,38 @@ class DataLoaders:
         cache:bool|str='auto', # Decode once, in memory: `'auto'` if possible and it takes at most half of what is free
         cache_dir:str|None=None, # Folder to keep the decoded columns in, for the next process
         seed:int|None=None, # Of the order and of random transforms; `None` draws one from torch's generator
+        size:int|None=None, # For photos of any size: pixels of a side of what the model gets; see `nntrain.data.photos`
         **kwargs # What else `from_datasets` takes: `shuffle`, `valid_batch_size`, `drop_last`, `num_workers`, ...
     ):
         """Make the loaders from the splits of `dd`, found by their names. Raises `ValueError` or `TypeError` if there
         is no `train` split, or it isn't clear which one validates."""
         train,valid = _splits(dd)
+        if size is not None:
+            from nntrain.data.photos import OPTIONS,dd_photos
+            own = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
+            dd = dd_photos({k: dd[k] for k in (train, valid, 'test') if k in dd}, size, cache=cache,
+                           cache_dir=cache_dir, **own)
         return cls.from_datasets(dd[train], dd[valid] if valid else None, batch_size, collate_fn, cache=cache,
                                  cache_dir=cache_dir, seed=seed, splits=(train,valid,'test'),
                                  test_ds=dd['test'] if 'test' in dd and valid!='test' else None, **kwargs)
+
+    @classmethod
+    def from_folder(cls,
+        path, # Has a folder of photos for each class; or the folders `train` and `valid` (and `test`), which have
+        batch_size:int, # Rows of a training batch; a validation batch has twice as many
+        size:int=160, # Pixels of a side of what the model gets
+        *,
+        valid:float=.2, # Share of each class that validates, where no folder does
+        seed:int|None=None, # Of that split, of order, crops and flips; `None` draws one from torch's generator
+        **kwargs # `cache`, `cache_dir`, `skip_broken`, `min_area`, `flip`; and what else `from_datasets` takes
+    ):
+        """Make the loaders of photos of any size: random crops to train, the middle to validate. Raises `ValueError`,
+        `TypeError` or `FileNotFoundError` that names file or argument. See `nntrain.data.photos`."""
+        from nntrain.data.photos import OPTIONS,folder_photos
+        seed = torch.randint(2**63-1, ()).item() if seed is None else whole('seed', seed)
+        own = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
+        train,valid,test = folder_photos(path, size, valid, seed, **own)
+        return cls.from_datasets(train, valid, batch_size, seed=seed, test_ds=test, **kwargs)
 
     @classmethod
     def from_df(cls,

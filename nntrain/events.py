@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CANCELS', 'EVENTS', 'CancelFitException', 'CancelEpochException', 'CancelBatchException', 'CancelStepException',
-           'Subscriber', 'Listeners', 'Publisher', 'PublishEvents', 'batches_of', 'show_events', 'check_names',
+           'Subscriber', 'Listeners', 'Alone', 'Publisher', 'PublishEvents', 'batches_of', 'show_events', 'check_names',
            'check_subs']
 
 # %% ../nbs/20_events.ipynb #d25308ea
@@ -99,6 +99,43 @@ class Listeners(dict):
 def _note_event(e, event, f):
     if not isinstance(e, CANCELS): add_note(e, f"nntrain: in {event} of {type(getattr(f, '__self__', f)).__name__}")
 
+# %% ../nbs/20_events.ipynb #35a1e002
+class Alone:
+    """Answers what concerns all the processes that train a learner together, when it is the only one. The answers of
+    several are those of `nntrain.distributed`."""
+    world,rank = 1,0
+    def largest(self, *numbers):
+        "The largest of each number over all processes"
+        return numbers
+    def any_of(self, flag):
+        "Is `flag` true in any process?"
+        return bool(flag)
+    def gathered(self, x):
+        "The `x` of each process: a list"
+        return [x]
+    def first_does(self, f, *args, **kwargs):
+        "Call `f` in the first process only: all get what it returns, or raise what it raises"
+        return f(*args, **kwargs)
+    def mean(self, m):
+        "The mean of a `RunningMean` over all processes, and its weight"
+        return m.compute(),m.n
+
+    def weight(self, learn):
+        "What the batch weighs in all processes: the sum of their `n_samples()`"
+        return learn.n_samples()
+    def update(self, learn, metrics, preds, targets):
+        "Take a batch into `metrics`"
+        for m in metrics: m.update(preds, targets)
+    def whole(self, m):
+        "A metric of the rows of all processes; `m` is that of this one's"
+        return m
+    def parts(self, learn, state):
+        "The state of a run, to be saved, with what each process has for itself"
+        return state
+    def part(self, learn, state):
+        "The state of a saved run, for this process"
+        return state
+
 # %% ../nbs/20_events.ipynb #899de792
 class _Bound:
     """The listeners of an object's `subs`, bound again when these are other objects. A fit keeps its own in the
@@ -111,7 +148,7 @@ class _Bound:
 
 class Publisher:
     "Something that publishes events to the subscribers in its list `subs`"
-    subs,listeners = (),_Bound()
+    subs,listeners,processes = (),_Bound(),Alone()
 
     def publish(self,
         event:str # Its name, such as `'after_loss'`

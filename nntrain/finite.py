@@ -136,9 +136,11 @@ class NaNStopS(Subscriber):
         if not self.active: return
         self.i += 1
         every = self.every or int(self.action=='skip' or learn.loss.device.type=='cpu')
-        if every and self.i%every==0 and not _finite(learn.loss) and not self.says_nothing(learn):
+        due = every and self.i%every==0
+        bad = due and not _finite(learn.loss) and not self.says_nothing(learn)
+        if due and learn.processes.any_of(bad):
             if self.action=='skip': self.skip()
-            self.stop(learn, f"the loss ({learn.loss.item()}) isn't finite at {self.place(learn)}")
+            self.stop(learn, bad and f"the loss ({learn.loss.item()}) isn't finite at {self.place(learn)}")
 
     def after_backward(self, learn):
         if not self.active: return
@@ -155,7 +157,7 @@ class NaNStopS(Subscriber):
         try: self.look(learn)
         except FloatingPointError: learn.history.pop(); raise # that pass is no result
         row = learn.history[-1]
-        if row['loss']!=row['loss']: row |= dict(loss=learn.mean_loss.compute(), samples=learn.mean_loss.n)
+        if row['loss']!=row['loss']: row |= zip(('loss', 'samples'), learn.processes.mean(learn.mean_loss))
 
     def cleanup_fit(self, learn):
         if self.skipped:
@@ -203,11 +205,12 @@ class NaNStopS(Subscriber):
             warnings.warn(f"NaNStopS: the loss of {len(bad)} batches was NaN, and no weight has suffered (did no "
                           "target count?): they are left out of the mean")
             bad = []
+        what = name and f"a weight isn't finite at {self.place(learn)}"
         if bad:
             i = learn.batch_idx-len(losses)+1+bad[0]
             place = f"epoch {learn.epoch}, {'training' if learn.training else 'validation'} batch {i}"
-            self.stop(learn, f"the loss ({losses[bad[0]].item()}) isn't finite at {place}", name)
-        elif name: self.stop(learn, f"a weight isn't finite at {self.place(learn)}", name)
+            what = f"the loss ({losses[bad[0]].item()}) isn't finite at {place}"
+        if learn.processes.any_of(what): self.stop(learn, what, name)
         elif learn.training: # validation may use other weights
             if name := bad_average(learn): self.stop(learn, f"the optimizer isn't finite at {self.place(learn)}", name)
             self.keep(learn, f'epoch {learn.epoch}, batch {learn.batch_idx}')
@@ -218,15 +221,17 @@ class NaNStopS(Subscriber):
     )->bool:
         "Are weights and optimizer finite? If not, stop or warn, as `action` says"
         name,average = bad_weight(learn.model, self.meant),bad_average(learn)
-        what = 'a weight' if name else 'the optimizer'
-        if name or average: self.stop(learn, f"{what} isn't finite at {self.place(learn)}, {so}", name or average)
-        return not (name or average)
+        what,bad = f"{'a weight' if name else 'the optimizer'} isn't finite",learn.processes.any_of(name or average)
+        if bad: self.stop(learn, (name or average) and f"{what} at {self.place(learn)}, {so}", name or average)
+        return not bad
 
     @torch.no_grad()
     def stop(self, learn, what, weight=None):
-        "Raise `FloatingPointError` with the weights of the last look, or warn"
-        cause = f'the weight {weight}' if weight else first_nonfinite(learn, self.meant)
-        msg = f"{what}; the first that isn't is {cause}"
+        """Raise `FloatingPointError` with the weights of the last look, or warn. Of several processes all do; `what` is
+        `None` where nothing is wrong."""
+        cause = what and (f'the weight {weight}' if weight else first_nonfinite(learn, self.meant))
+        found = learn.processes.gathered(what and f"{what}; the first that isn't is {cause}")
+        msg = found[0] if len(found)==1 else '; '.join(f'process {i}: {o}' for i,o in enumerate(found) if o)
         if self.action=='warn': warnings.warn(msg); return
         for k,t in named_tensors(learn.model).items():
             if k in self.kept: t.copy_(self.kept[k])

@@ -214,9 +214,10 @@ class Learner(Publisher):
         if self.batch is None:
             raise ValueError(f"dls.{'train' if self.training else 'valid'} gave no batches: is the stream empty, or "
                              "used up?")
-        loss,mode = self.mean_loss.compute(),'train' if self.training else 'eval'
-        row = dict(epoch=self.epoch, mode=mode, loss=loss) | {k: m.compute() for k,m in self.part_means.items()}
-        self.history.append(row | dict(seconds=seconds, samples=self.mean_loss.n))
+        loss,n = self.processes.mean(self.mean_loss)
+        row = (dict(epoch=self.epoch, mode='train' if self.training else 'eval', loss=loss) |
+               {k: self.processes.mean(m)[0] for k,m in self.part_means.items()})
+        self.history.append(row | dict(seconds=seconds, samples=n))
 
     @property
     def subs(self):
@@ -254,6 +255,9 @@ class Learner(Publisher):
     push_to_hub = doorbell('export.push_to_hub', "`(repo)`: upload such a folder to the Hugging Face hub.")
     verify_resume = doorbell('verify.verify_resume',
                              "Prove that a killed run of this learner would end with the same bits.")
+    explain = doorbell('explain.explain',
+                       "`(epochs, detail='short')`: the loop that `fit` would run, as plain code that you can run.")
+    step_through = doorbell('replay.step_through', "A fit that halts at each event and leaves no trace.")
     check = doorbell('check.check', "Look for mistakes that a training run hides, in a few seconds.")
     confusion_matrix = doorbell('results.confusion_matrix', "How often each class was taken for each.")
     plot_confusion = doorbell('results.plot_confusion', "Draw the confusion matrix.")

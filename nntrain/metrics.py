@@ -46,6 +46,12 @@ class Accuracy:
     def update(self, preds, targets):
         "Count a batch"
         self.counts = self.counts + class_counts(preds, targets, **self.kwargs)
+    def merge_state(self,
+        metrics # Others of this kind, on the same device
+    ):
+        "Add what others have counted, those of other processes for instance; returns this one"
+        self.counts = sum((m.counts for m in metrics), self.counts)
+        return self
     def compute(self):
         "The share, a tensor"
         return self.counts[0].sum()/self.counts[1].sum()

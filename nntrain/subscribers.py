@@ -11,7 +11,7 @@ import math,sys
 from copy import deepcopy
 import torch
 from .checks import RESERVED,choice,instance,number
-from .core import (default_device,endless,n_batches,named_tensors,rng_state,set_rng_state,set_seed,to_cpu,
+from .core import (RunningMean,default_device,endless,n_batches,named_tensors,rng_state,set_rng_state,set_seed,to_cpu,
                           to_device)
 from .events import CancelEpochException,CancelFitException,Subscriber
 
@@ -90,11 +90,11 @@ class MetricsS(Subscriber):
             for m in self.metrics.values(): getattr(m, 'to', lambda d: None)(device)
             self.device = device
         if isinstance(preds, torch.Tensor): preds = preds.detach()
-        for m in self.metrics.values(): m.update(preds, y)
+        learn.processes.update(learn, self.metrics.values(), preds, y)
 
     def after_epoch(self, learn):
         row,res = learn.history[-1],{}
-        for k,m in self.metrics.items(): res |= plain(k, m.compute())
+        for k,m in self.metrics.items(): res |= plain(k, learn.processes.whole(m).compute())
         log = dict(epoch=learn.epoch, mode=row['mode'], loss=f"{row['loss']:.3f}")
         log |= {k: f'{v:.3f}' for k,v in res.items() if isinstance(v, (int, float))}
         row |= dict(res, seconds=row.pop('seconds'), samples=row.pop('samples')) # these two stay last
@@ -173,7 +173,9 @@ class LRFindS(Subscriber):
 
     def after_loss(self, learn):
         self.lrs.append(self.rate)
-        self.losses.append(loss := float(learn.loss.detach())) # to see the loss we have to wait for it
+        mean = RunningMean()
+        mean.update(learn.loss, learn.n_samples())
+        self.losses.append(loss := learn.processes.mean(mean)[0]) # to see the loss we have to wait for it
         self.rate *= self.mult
         if not math.isfinite(loss) or self.exploded or self.rate > self.max_lr: raise CancelFitException
         for g in learn.opt.param_groups: g['lr'] *= self.mult

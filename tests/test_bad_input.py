@@ -71,7 +71,7 @@ CASES = {
     'float labels':            (lambda tmp: fit(dls=loaders(y=y.float())), RuntimeError, ['targets are torch.float32', r'y.long\(\)'], BEFORE),
     'NaN in the data':         (lambda tmp: fit(dls=loaders(x=nan_at(40))), FloatingPointError, ['training batch 2', 'look at the data'], LATER),
     'infinite target':         (lambda tmp: fit(net(1), loaders(y=label_at(0, 0)[:, None]/torch.tensor(0.)), F.mse_loss), FloatingPointError, ['training batch 0', 'smaller lr'], LATER),
-    'image sizes that differ': (lambda tmp: fit(dls=rows(lambda r: r.update(image=torch.zeros(5))), valid=False), ValueError, ['sizes differ', 'Resize or pad'], LATER),
+    'image sizes that differ': (lambda tmp: fit(dls=rows(lambda r: r.update(image=torch.zeros(5))), valid=False), ValueError, ['sizes differ', 'size=160', 'resize or pad'], LATER),
     'strings in a batch':      (lambda tmp: fit(dls=SimpleNamespace(train=[(['a', 'b'], y[:2])], valid=None), valid=False), TypeError, ['input is a list', 'collate'], BEFORE),
     'model: too few rows':     (lambda tmp: fit(Tail(lambda p: p[:4])), ValueError, ['4 predictions', '16 targets', 'first dimension'], BEFORE),
     'model: (N,1) for (N)':    (lambda tmp: fit(net(1), loaders(y=y.float()), F.mse_loss), ValueError, [r'\(16, 1\)', 'squeeze'], BEFORE),

@@ -453,11 +453,11 @@ def test_every_end_waits_for_the_file(tmp_path, monkeypatch, exc):
     class EndS(Subscriber):
         def after_batch(self, learn):
             if learn.batch_idx==4: signal.raise_signal(exc) if isinstance(exc, signal.Signals) else (_ for _ in ()).throw(exc)
-    ckpt = BACK(tmp_path, every=2)
+    ckpt = BACK(tmp_path, every=2, grace=60.) # however busy the machine is
     try: quiet([ckpt, EndS()], 2)
     except (InterruptedError, KeyboardInterrupt, SystemExit) as e: assert isinstance(e, SystemExit if exc==signal.SIGTERM else exc)
     there = sorted(os.listdir(tmp_path))
-    assert there==[f'checkpoint-00000{i+1}.pt' for i in range(3 if exc==signal.SIGTERM else 2)] and threading.active_count()==1
+    assert there==[f'checkpoint-00000{i+1}.pt' for i in range(3 if exc==signal.SIGTERM else 2)] and not any('ThreadPool' in t.name for t in threading.enumerate())
     monkeypatch.undo()
     if exc is not CancelFitException: assert rows(quiet([ckpt], 2))==rows(quiet([], 2))
 

@@ -73,8 +73,9 @@ def _stack(values):
     if not isinstance(v, (torch.Tensor,np.ndarray)): return torch.tensor(values)
     for i,o in enumerate(values):
         if o.shape!=v.shape:
-            raise ValueError(f"sizes differ: {tuple(o.shape)} in item {i}, {tuple(v.shape)} in item 0. Resize or pad "
-                             "them, in `dd.with_transform(...)` or in a `collate_fn` of your own")
+            raise ValueError(f"sizes differ: {tuple(o.shape)} in item {i}, {tuple(v.shape)} in item 0. Photos: "
+                             "`DataLoaders.from_hf_dd(dd, 64, size=160)`. Else resize or pad them, in "
+                             "`dd.with_transform(...)` or in a `collate_fn` of your own")
     return torch.stack(values) if isinstance(v, torch.Tensor) else torch.from_numpy(np.stack(values))
 
 # %% ../../nbs/10_collate.ipynb #18dd97d8

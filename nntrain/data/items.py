@@ -9,8 +9,10 @@ __all__ = ['Prediction', 'rows_of', 'validation_batch', 'class_names', 'open_pic
 # %% ../../nbs/15_items.ipynb #6c2a0984
 from collections import UserDict,namedtuple
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 import numpy as np, torch
+from torch.utils.data import default_collate
 from torch.nn.utils.rnn import PackedSequence,unpack_sequence
 from ..checks import choice
 from ..core import columns,keep_modes,map_tensors,with_column
@@ -68,13 +70,18 @@ def _from_array(item):
 def open_picture(
     item, # A path, a PIL image, or bytes (`uint8`, or `uint16` if grey) in an array or tensor
     mode:str=None, # PIL's name of the kind of pixels wanted, such as `'L'` (grey) or `'RGB'`
-    deep:bool=False # May a picture of 16 bits stay what it is where grey is wanted?
+    deep:bool=False, # May a picture of 16 bits stay what it is where grey is wanted?
+    side:int=None # Of a photo that will be shrunk: a JPEG is decoded at the smallest size with shorter sides of this
 ):
     """`item` as a PIL image, turned as its EXIF data say. Channels may come first or last. Raises `FileNotFoundError`
-    or `ValueError` that name it if it isn't an image."""
+    or `ValueError` that name it if it isn't an image, or one that moves where `side` is given."""
     from PIL import Image,ImageOps,UnidentifiedImageError
     try:
-        im = Image.open(item) if isinstance(item, (str, Path)) else item
+        f = BytesIO(Path(item).read_bytes()) if isinstance(item, (str, Path)) else item # no file stays open
+        im = Image.open(f) if isinstance(f, BytesIO) else f
+        if side and getattr(im, 'is_animated', False) and im.format!='MPO': # a JPEG with a preview behind it
+            raise ValueError(f"it is animated, {im.n_frames} pictures in one: save the one that counts")
+        if side and hasattr(im, 'draft'): im.draft('RGB', (side, side))
         im = ImageOps.exif_transpose(im if hasattr(im, 'getbands') else _from_array(im))
     except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(f"item: there is no file {str(item)!r}") from None
@@ -133,7 +140,7 @@ def item_batch(
     if n_inp>1 and not isinstance(item, dict):
         raise ValueError(f"the model takes {n_inp} columns: give the item as a dict with their names")
     ds,collate = rows_of(_valid(dls))
-    if hasattr(ds, 'item_row'): return collate([ds.item_row(item)]) # it knows how one thing becomes a row: a `Table`
+    if hasattr(ds, 'item_row'): return default_collate([ds.item_row(item)]) # a table, photos
     if isinstance(item, np.ndarray): item = item.astype(item.dtype.newbyteorder('='), copy=False) # torch knows no other
     is_bytes = getattr(item, 'dtype', None) in (np.uint8, np.uint16, torch.uint8, torch.uint16) and item.ndim>1
     raw = isinstance(item, (str, Path)) or hasattr(item, 'getbands') or is_bytes

@@ -84,14 +84,15 @@ class Stream(Rows, IterableDataset):
         super().__init__(ds, collate_fn or (default_convert if batch_size is None else default_collate), split)
         self.batch_size,self.drop_last,self.shuffle,self.passes = batch_size,drop_last,shuffle,0
         self.start,self.place,self.moved = 0,None,False # for the next pass
-        self.at = torch.zeros(2, dtype=torch.int64).share_memory_() # seed and number of the pass: workers see it, too
+        self.at = torch.tensor((0,0,0,1)).share_memory_() # seed, number of the pass, share: workers see it, too
 
     def __len__(self):
         n,bs = len(self.ds),self.batch_size or 1
         return n//bs if self.drop_last else -(-n//bs)
 
     def __iter__(self):
-        info,key,place,self.passes,self.live = get_worker_info(),self.at.tolist(),self.place,self.passes+1,None
+        info,place,self.passes,self.live = get_worker_info(),self.place,self.passes+1,None
+        *key,rank,world = self.at.tolist()
         worker,start = [info.id] if info and info.id else [],0 if info else self.start # worker 0 draws what we would
         with seeded(*key, *worker):
             if hasattr(self.ds, 'set_epoch'): self.ds.set_epoch(key[1] if self.shuffle else 0)
@@ -103,9 +104,12 @@ class Stream(Rows, IterableDataset):
             with seeded(*key, i, *worker):
                 rows = list(itertools.islice(it, self.batch_size or 1))
                 if len(rows) < (self.batch_size if self.drop_last else 1): return
-                batch = self.collate_fn(rows[0] if self.batch_size is None else rows) if i>=start or not i else None
+                n = len(rows)
+                mine = rows[n*rank//world:n*(rank+1)//world] # of a batch that several processes share
+                batch = (self.collate_fn(rows[0] if self.batch_size is None else mine or rows[:1])
+                         if i>=start or not i else None)
             self.live = self.live or getattr(self.ds, '_state_dict', None) # another one if somebody else reads, too
-            yield batch
+            yield batch if world==1 else (batch, len(mine), n)
 
 # %% ../../nbs/12_loader.ipynb #179172a1
 def seekable(
@@ -153,7 +157,8 @@ class Loader(DataLoader):
         **kwargs # To `DataLoader`, such as `num_workers`; for an iterable also `batch_size` and `collate_fn`
     ):
         self.plan,self.seed,self.split,self.why = plan,seed,split,why
-        self.epoch,self.batch,self.current,self.n_rows,self.first,self.place = 0,0,None,None,'',None
+        self.epoch,self.batch,self.current,self.first,self.place,self.share = 0,0,None,'',None,(0,1)
+        self.n_rows = self.n_all = None # of the last batch: the rows in it, and with those of other processes
         whole('num_workers', kwargs.get('num_workers', 0))
         own = [kwargs.pop(k, d) for k,d in dict(batch_size=1, collate_fn=None, drop_last=False, shuffle=True).items()]
         self.seeks = not kwargs.get('num_workers') and isinstance(own[3], bool) and seekable(dataset)
@@ -174,7 +179,7 @@ class Loader(DataLoader):
         self.current = me = object()
         complete,self.passes = False,getattr(self.dataset, 'passes', 0)+1
         try:
-            for b in self.batches(self.epoch, self.batch):
+            for b in self.batches(self.epoch, self.batch, self.share):
                 if self.current is me: self.batch += 1
                 yield b
             complete = True
@@ -187,16 +192,18 @@ class Loader(DataLoader):
 
     def batches(self,
         epoch:int, # The number of the pass, from 0
-        start:int=0 # The batch to begin with
+        start:int=0, # The batch to begin with
+        share:tuple=(0,1) # `(i, n)`: only what process `i` of `n` gets of each batch
     ):
         "Pass `epoch` from batch `start` on, without counting it. Workers end with it, unless they are persistent."
         self.generator.manual_seed(mix_seed(self.seed, epoch)) # the workers' base seed
-        if self.plan is not None: self.plan.at,self.plan.sizes = (epoch, start),deque()
+        if self.plan is not None: self.plan.at,self.plan.sizes,self.plan.share = (epoch, start),deque(),share
         else:
-            self.dataset.at.copy_(torch.tensor((self.seed, epoch)))
+            self.n_rows = self.n_all = None
+            self.dataset.at.copy_(torch.tensor((self.seed, epoch, *share)))
             self.dataset.start,self.dataset.place = start,self.place if start and self.seeks else None
         it = self._start()
-        try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(it, start)
+        try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(it, start, share)
         except (RuntimeError, ConnectionError, EOFError) as e:
             if self.num_workers: add_note(e, f"nntrain: split {self.split!r}, in a worker or while waiting for one. "
                                              "If it was killed, try fewer workers; num_workers=0 shows which row it is")
@@ -218,10 +225,10 @@ class Loader(DataLoader):
         "The batches of `it`; `n_rows` is the number of rows of the last one"
         in_order = getattr(self, 'in_order', True)
         for b,n in zip(it, iter(sizes.popleft, None)):
-            self.n_rows = n if in_order else None
+            self.n_rows,self.n_all = n if in_order else (None, None)
             yield b
 
-    def _stream(self, it, start):
+    def _stream(self, it, start, share):
         """The batches of an iterable, from batch `start` on. Raises `ValueError` if the first ones of two workers are
         the same; warns if there are more than its length says."""
         end,several = object(),self.num_workers>1
@@ -231,9 +238,10 @@ class Loader(DataLoader):
             try: b = next(it, end)
             except Exception as e: raise _located(self.split, f'batch {i} of the stream', e) from e
             if b is end: break
+            if share!=(0,1): b,self.n_rows,self.n_all = b
             if i==0:
-                then,self.first = self.first,fingerprint(b)
-                if start and then not in ('', self.first):
+                then,self.first = self.first,fingerprint(b) if share==(0,1) else ''
+                if start and '' not in (then, self.first) and then!=self.first:
                     warnings.warn(f"split {self.split!r}: the stream doesn't repeat itself. Its first batch isn't that "
                                   f"of the pass which goes on at batch {start}, so rows may come twice or never. Let "
                                   "its order depend on the number given to its `set_epoch` alone, or make it with "

@@ -62,8 +62,8 @@ class _Chunks(Dataset):
             f = self.first if j else x
             if x.shape!=f.shape or x.dtype!=f.dtype:
                 return ValueError(f"{where}: the image is {tuple(x.shape)} {x.dtype}, that of row 0 is "
-                                  f"{tuple(f.shape)} {f.dtype}. Make them alike, in `dd.with_transform(...)` or in a "
-                                  "`collate_fn` of your own")
+                                  f"{tuple(f.shape)} {f.dtype}. Give size=160, or make them alike, in "
+                                  "`dd.with_transform(...)` or in a `collate_fn` of your own")
             res.append(x)
         return torch.stack(res)
 
@@ -138,8 +138,8 @@ def _load(names, n, file):
     try:
         with zipfile.ZipFile(file) as z: damaged = z.testzip()
         res = Columns({} if damaged else torch.load(file, mmap=True, weights_only=True))
-        if [*res]!=names or any(len(x)!=n for x in res.values()):
-            raise ValueError("a checksum differs" if damaged else f"it isn't {n} rows of {names}")
+        if [*res]!=names or n and any(len(x)!=n for x in res.values()):
+            raise ValueError("a checksum differs" if damaged else f"it isn't {n or ''} rows of {names}")
     except Exception as e: # anything may be in that file
         raise ValueError(f"cache_dir: {file} holds no readable copy of the data ({e}). Delete that file") from e
     return res

@@ -48,6 +48,7 @@ class BatchPlan:
     ):
         self.n,self.batch_size,self.shuffle,self.drop_last = n,batch_size,shuffle,drop_last
         self.sampler,self.batch_sampler,self.seed,self.at,self.sizes = sampler,batch_sampler,seed,(0,0),deque()
+        self.share = 0,1 # process 0 of 1: all rows of each batch
 
     def __len__(self):
         if self.batch_sampler is not None: return len(self.batch_sampler)
@@ -79,11 +80,15 @@ class BatchPlan:
             yield BatchKey(self.seed, epoch, i, order[i*bs:(i+1)*bs] if bs else order[i])
 
     def __iter__(self):
-        "The keys from `at` on. The number of rows of each is added to the `sizes` of the moment when it begins."
-        sizes = self.sizes
+        """This process's `share` of the keys from `at` on; one that has no rows borrows the first. The number of rows
+        of each, its own and in all, are added to the `sizes` of the moment when it begins."""
+        sizes,(rank,world) = self.sizes,self.share
         for k in self.keys(*self.at):
-            sizes.append(len(k.rows))
-            yield k
+            n = len(k.rows)
+            mine = slice(n*rank//world, n*(rank+1)//world)
+            sizes.append((mine.stop-mine.start, n))
+            yield k if world==1 else k._replace(seed=mix_seed(k.seed, rank) if rank else k.seed,
+                                                rows=k.rows[mine if mine.stop > mine.start else slice(1)])
 
 # %% ../../nbs/11_order.ipynb #5a17e002
 def split_rows(

@@ -1,0 +1,332 @@
+"""Several processes train as one: the same numbers, failures that end soon. Each scenario runs in processes forked from this one, which has imported everything, so it takes about a second; torchrun is in the slow tests."""
+import os, signal, socket, subprocess, sys, time, traceback, warnings
+from pathlib import Path
+import pytest, torch, torch.nn.functional as F
+import torchmetrics
+from torch import nn
+root = Path(__file__).resolve().parent.parent
+from nntrain import distributed
+from nntrain.acceleration import GradAccumS, GradClipS, MixedPrecisionS
+from nntrain.average import EMAS
+from nntrain.checkpoint import CheckpointS
+from nntrain.core import set_seed
+from nntrain.dataloaders import DataLoaders
+from nntrain.distributed import DistributedS, meet, rank
+from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException, Subscriber
+from nntrain.finite import NaNStopS
+from nntrain.learner import DeviceS, Learner, MetricsS, MomentumLearner, ProgressS
+from nntrain.metrics import Accuracy
+from nntrain.schedule import EarlyStoppingS
+from nntrain.saving.files import CheckpointFolder, locked
+from train_script import digits
+
+pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
+x,y = digits()
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def forked(f, n, folder, limit=30):
+    "Call `f` in `n` processes. As torchrun does: when one has failed, the others have 3 seconds left. Returns exit codes, what each printed, seconds"
+    port,pids,start = free_port(),[],time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    for r in range(n):
+        if not (pid := os.fork()):
+            code = 1
+            try:
+                fd = os.open(folder/f'out{r}', os.O_WRONLY|os.O_CREAT|os.O_TRUNC)
+                os.dup2(fd, 1); os.dup2(fd, 2)
+                sys.stdout = os.fdopen(1, 'w', buffering=1, closefd=False); sys.stderr = os.fdopen(2, 'w', buffering=1, closefd=False)
+                os.environ.update(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(n), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+                warnings.resetwarnings()
+                f()
+                code = 0
+            except SystemExit as e: code = e.code or 0
+            except BaseException as e: traceback.print_exception(e)
+            finally:
+                try: distributed.leave()
+                finally: os._exit(code)
+        pids.append(pid)
+    codes,failed = {},None
+    while len(codes) < n:
+        for p in pids:
+            if p not in codes and (got := os.waitpid(p, os.WNOHANG))[0]: codes[p] = os.waitstatus_to_exitcode(got[1])
+        if any(codes.values()): failed = failed or time.monotonic()
+        if time.monotonic()-start > limit or failed and time.monotonic()-failed > 3:
+            for p in set(pids)-set(codes): os.kill(p, signal.SIGKILL); codes[p] = 'hung'; os.waitpid(p, 0)
+        time.sleep(.005)
+    return [codes[p] for p in pids],[(folder/f'out{r}').read_text() for r in range(n)],time.monotonic()-start
+
+class DieS(Subscriber):
+    "Ends process 1 at a batch of an epoch"
+    order = 50
+    def __init__(self, how, epoch=1, batch=7): self.how,self.at = how,(epoch, batch)
+    def after_batch(self, learn):
+        if not learn.training or rank()!=1 or (learn.epoch, learn.batch_idx)!=self.at: return
+        self.how(learn)
+
+EXTRA = dict(ema=lambda: EMAS(.9), accum=lambda: GradAccumS(3), clip=lambda: GradClipS(.5), early=lambda: EarlyStoppingS(patience=1), amp=lambda: MixedPrecisionS(torch.float16), skip=lambda: NaNStopS('skip'))
+
+def job(out, extra='', n=1437, bs=64, epochs=2, subs=(), model=None, cls=Learner, drop=0., fit=None, loss=F.cross_entropy, valid=360, sync_bn=False, stream=None, **kw):
+    "Train on digits, and write down weights and history"
+    set_seed(42)
+    TD = torch.utils.data.TensorDataset
+    dls = DataLoaders.from_datasets(stream() if stream else TD(x[:n], y[:n]), TD(x[1437:1437+valid], y[1437:1437+valid]), batch_size=bs, **kw)
+    model = model() if model else nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(drop), nn.Linear(64, 10))
+    metrics = MetricsS(accuracy=Accuracy(), tm=torchmetrics.Accuracy('multiclass', num_classes=10), error=lambda p,y: (p.argmax(1)!=y).float().mean())
+    learn = Learner(model, dls, loss, torch.optim.Adam, 1e-2, [metrics, DeviceS(), ProgressS(), DistributedS(sync_bn), *[EXTRA[k]() for k in extra.split()], *subs])
+    if cls is not Learner: learn = cls(model, dls, loss, torch.optim.SGD, 1e-2, learn.subs)
+    fit(learn) if fit else learn.fit(epochs)
+    history = [{k: v for k,v in r.items() if k!='seconds'} for r in learn.history]
+    torch.save(dict(w=learn.model.state_dict(), history=history), f'{out}-{rank()}.pt')
+    return learn
+
+def run(tmp, world, **kw):
+    codes,outs,s = forked(lambda: job(tmp/f'{world}', **kw), world, tmp/f'out{world}')
+    assert codes==[0]*world, '\n'.join(outs)
+    return [torch.load(tmp/f'{world}-{r}.pt', weights_only=False) for r in range(world)]
+
+def weights_differ(a, b): return max(float((a['w'][k].double()-v.double()).abs().max()) for k,v in b['w'].items())
+
+def same(a, b, tol=1e-6):
+    "Are two results the same? Counts exactly, weights and means up to rounding"
+    assert weights_differ(a, b) <= tol
+    assert len(a['history'])==len(b['history'])
+    for r,s in zip(a['history'], b['history']):
+        assert r.keys()==s.keys()
+        for k in r:
+            if k in ('samples', 'epoch', 'mode', 'accuracy', 'tm', 'error'): assert r[k]==s[k], k
+            else: assert abs(r[k]-s[k]) <= tol, k
+
+def as_one(tmp, tol=1e-6, worlds=(2,), **kw):
+    "Do several processes give the numbers of one, and all the same?"
+    one, = run(tmp, 1, **kw)
+    for w in worlds:
+        first,*others = run(tmp, w, **kw)
+        same(one, first, tol)
+        for o in others: assert weights_differ(first, o)==0 and o['history']==first['history']
+    return one
+
+def test_two_and_three_processes_are_as_one(tmp_path): as_one(tmp_path, worlds=(2,3))
+
+def test_a_last_batch_of_one_row(tmp_path): as_one(tmp_path, n=1381, bs=60, valid=361, worlds=(2,3)) # and one of validation
+
+@pytest.mark.parametrize('extra', ['ema clip', 'accum clip', 'early'])
+def test_with_other_subscribers(tmp_path, extra): as_one(tmp_path, 1e-5, extra=extra, n=641, epochs=3 if extra=='early' else 2)
+
+def one_cycle(learn): learn.fit_one_cycle(2)
+def find_lr(learn):
+    lr = learn.lr_find(plot=False)
+    assert lr
+    learn.fit(1, lr=lr)
+    learn.history[-1] |= dict(tried=len(learn.lr_finder.lrs))
+def in_steps(learn): learn.fit(steps=20, valid_every=10)
+@pytest.mark.parametrize('fit', [one_cycle, find_lr, in_steps])
+def test_other_fits(tmp_path, fit): as_one(tmp_path, 1e-5, fit=fit, n=641)
+
+class OwnModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a,self.b = nn.Linear(64, 32),nn.Linear(32, 10)
+    def forward(self, x): return self.b(self.a(x).relu())
+    def answer(self, x): return self(x)*1.5
+class OwnLearner(Learner):
+    "Calls a method of the model, which calls the model"
+    def predict(self): self.preds = self.model.answer(self.batch[0])
+class Around(Learner):
+    def predict(self): self.preds = self.model.b(self.model.a(self.batch[0]))
+
+@pytest.mark.parametrize('cls', [OwnLearner, MomentumLearner])
+def test_other_learners(tmp_path, cls): as_one(tmp_path, cls=cls, model=OwnModel, n=641)
+
+def ignoring(p, y): return F.cross_entropy(p, y.where(y<7, -100))
+@pytest.mark.parametrize('loss', [nn.CrossEntropyLoss(ignore_index=3), nn.CrossEntropyLoss(weight=torch.arange(1., 11)), nn.CrossEntropyLoss(reduction='sum'), nn.CrossEntropyLoss(ignore_index=3, weight=torch.arange(1., 11))], ids=['ignored', 'weights', 'sum', 'both'])
+def test_what_a_batch_weighs(tmp_path, loss): as_one(tmp_path, 1e-4 if loss.reduction=='sum' else 1e-6, loss=loss, n=300, bs=50, extra='accum' if loss.reduction!='sum' else '')
+
+def refused(tmp, match, world=2, f=None, **kw):
+    "All processes end soon, with an error that says what is wrong"
+    codes,outs,s = forked(f or (lambda: job(tmp/'x', **kw)), world, tmp/'out')
+    assert 0 not in codes and 'hung' not in codes, outs
+    assert all(match in o for o in outs), '\n'.join(outs)
+    return outs
+def test_the_model_must_be_called(tmp_path): refused(tmp_path, "wasn't called by learn.model", cls=Around, model=OwnModel)
+def test_each_process_needs_a_row(tmp_path): refused(tmp_path, 'batch_size of 2, and 3 processes', world=3, bs=2)
+def test_other_data_or_subscribers(tmp_path):
+    refused(tmp_path, 'process 1 has another data', f=lambda: job(tmp_path/'x', n=640+64*rank()))
+    refused(tmp_path, 'process 1 has another subscribers', f=lambda: job(tmp_path/'x', extra='ema' if rank() else ''))
+
+def test_mixed_precision(tmp_path):
+    "float16 rounds otherwise, but all processes leave out the same steps"
+    a,b = run(tmp_path, 2, extra='amp', n=641)
+    assert weights_differ(a, b)==0 and a['history']==b['history'] and a['history'][-1]['accuracy'] > .6
+
+# ---- resuming
+def kill(learn): os.kill(os.getpid(), signal.SIGKILL)
+def term(learn): os.kill(os.getpid(), signal.SIGTERM)
+def broken(learn): raise ValueError('a row is broken')
+def nan(learn): next(iter(learn.model.parameters())).data.fill_(float('nan'))
+
+@pytest.mark.parametrize('how,codes', [(kill, (None, -9)), (term, (143, 143)), (broken, (1, 1)), (nan, (1, 1))])
+def test_resumed_to_the_last_bit(tmp_path, how, codes):
+    "Process 1 ends, and the other one soon; resumed, the run ends as one that was never stopped"
+    kw = dict(extra='ema accum', drop=.3, n=700, fit=one_cycle)
+    def checkpoint(name): return CheckpointS(tmp_path/name, every=5, monitor='valid_accuracy')
+    straight = run(tmp_path/'straight', 2, subs=[checkpoint('a')], **kw)
+    got,outs,s = forked(lambda: job(tmp_path/'x', subs=[checkpoint('b'), DieS(how)], **kw), 2, tmp_path/'dead')
+    assert s < 5 and 0 not in got and got[1]==codes[1] and codes[0] in (None, got[0]), (got, outs)
+    resumed = run(tmp_path/'resumed', 2, subs=[checkpoint('b')], **kw)
+    for a,b in zip(straight, resumed): assert weights_differ(a, b)==0 and a['history']==b['history']
+    assert not [p for p in (tmp_path/'b').iterdir() if p.name.startswith('.')]
+
+@pytest.mark.parametrize('before,after', [(2, 1), (1, 2), (2, 3)])
+def test_resumed_with_other_processes(tmp_path, before, after):
+    kw = dict(n=700)
+    one, = run(tmp_path/'one', 1, **kw)
+    codes,outs,s = forked(lambda: job(tmp_path/'x', subs=[CheckpointS(tmp_path/'b', every=5), StopS()], **kw), before, tmp_path/'dead')
+    assert set(codes)=={143}, outs
+    for r in run(tmp_path/'resumed', after, subs=[CheckpointS(tmp_path/'b', every=5)], **kw): same(one, r)
+
+class StopS(Subscriber):
+    "Ends all processes by a signal to the last one"
+    def after_batch(self, learn):
+        if learn.training and (learn.epoch, learn.batch_idx)==(1, 7) and rank()==distributed.world()-1: os.kill(os.getpid(), signal.SIGTERM)
+
+# ---- failures
+class CancelS(Subscriber):
+    "Process 1 cancels something by itself"
+    def __init__(self, error, event): setattr(self, event, self.cancel); self.error = error
+    def cancel(self, learn):
+        if rank()==1 and learn.epoch==1: raise self.error
+
+@pytest.mark.parametrize('error,event', [(CancelBatchException, 'before_batch'), (CancelEpochException, 'after_loss'), (CancelFitException, 'after_batch'), (CancelEpochException, 'before_epoch'), (CancelFitException, 'after_epoch')])
+def test_one_process_that_leaves_alone(tmp_path, monkeypatch, error, event):
+    "The job ends soon, and says what must not be"
+    monkeypatch.setattr(distributed, 'meet', lambda place, seconds=5.: meet(place, min(seconds, 1.5)))
+    codes,outs,s = forked(lambda: job(tmp_path/'x', n=300, subs=[CancelS(error, event)]), 2, tmp_path)
+    assert 0 not in codes and 'hung' not in codes and s < 8, (codes, outs)
+    assert any('learn.processes.any_of(flag)' in o for o in outs), outs
+
+def test_the_error_of_the_one_that_failed(tmp_path):
+    codes,outs,s = forked(lambda: job(tmp_path/'x', subs=[DieS(broken)]), 2, tmp_path)
+    assert codes==[1, 1] and s < 5
+    assert outs[1].rstrip().splitlines()[-1].startswith(('ValueError: a row is broken', 'nntrain: ')) and 'a row is broken' not in outs[0]
+    assert 'another process has ended' in outs[0]
+
+def test_one_script_that_ends_early(tmp_path):
+    codes,outs,s = forked(lambda: job(tmp_path/'x', epochs=1+1*(rank()==0)), 2, tmp_path)
+    assert 0 not in codes and 'hung' not in codes and s < 8, (codes, outs)
+    assert 'the processes have parted: 0 is at epoch 1, training, 1 is at the end of the fit' in outs[0]
+
+@pytest.mark.parametrize('action,split', [('raise', 'train'), ('skip', 'train'), ('warn', 'train'), ('raise', 'valid')])
+def test_nan_in_one_process(tmp_path, action, split):
+    i = 100 if split=='train' else 1500
+    def f():
+        x[i] = float('nan')
+        job(tmp_path/'x', n=640, shuffle=False, valid_batch_size=64, subs=[NaNStopS(action)], epochs=1)
+    codes,outs,s = forked(f, 2, tmp_path)
+    assert codes==([1, 1] if action=='raise' else [0, 0]), (codes, outs)
+    if action=='raise': assert all("FloatingPointError: process 1: the loss (nan) isn't finite at epoch 0" in o for o in outs), outs
+    if action=='skip':
+        a,b = [torch.load(tmp_path/f'x-{r}.pt', weights_only=False) for r in range(2)]
+        assert weights_differ(a, b)==0 and a['history']==b['history'] and a['history'][0]['samples']==576
+
+@pytest.mark.parametrize('background', [False, True])
+def test_two_jobs_in_one_folder(tmp_path, monkeypatch, background):
+    "The processes of one job are one writer, the first; another job is refused, as a whole"
+    def write(self, *args, own=CheckpointFolder.write, **kw):
+        (tmp_path/f'process {rank()} wrote').touch()
+        return own(self, *args, **kw)
+    monkeypatch.setattr(CheckpointFolder, 'write', write)
+    def subs(): return [CheckpointS(tmp_path/'c', background=background)]
+    run(tmp_path, 2, n=300, epochs=1, subs=subs())
+    assert [p.name for p in sorted((tmp_path/'c').iterdir())]==['checkpoint-000001.pt']
+    assert [p.name for p in tmp_path.glob('*wrote')]==['process 0 wrote']
+    if not background:
+        with locked(tmp_path/'c'/'.lock'): refused(tmp_path, 'it is in use by process', n=300, subs=subs())
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    "The first can't write, and all say so"
+    def write(self, *args, **kw): raise OSError(28, 'No space left on device', 'checkpoint')
+    monkeypatch.setattr(CheckpointFolder, 'write', write)
+    refused(tmp_path, 'No space left on device', n=300, subs=[CheckpointS(tmp_path/'c')])
+
+def test_nothing_is_left(tmp_path):
+    "The model has its own forward, the learner nothing of the others, after an error too; and no process group at the end"
+    def f():
+        for subs in ([], [CancelS(ValueError('no'), 'after_loss')]):
+            learn = None
+            class KeepS(Subscriber):
+                def before_fit(self, l): nonlocal learn; learn = l
+                def after_batch(self, l): assert 'forward' in vars(l.model) and l.dls.train.share==(rank(), 2)
+            set_seed(rank())
+            try: job(tmp_path/'x', n=300, epochs=1+bool(subs), subs=[KeepS(), *subs])
+            except Exception: pass
+            assert 'forward' not in vars(learn.model) and learn.dls.train.share==(0, 1) and not {'processes', 'n_samples', 'n_all'} & set(vars(learn)) and learn.quiet is False
+            if not subs: assert len(set(distributed.gathered(torch.rand(()).item())))==1, 'all go on with the random numbers of the first'
+        distributed.leave()
+        assert not torch.distributed.is_initialized()
+    codes,outs,s = forked(f, 2, tmp_path)
+    assert codes==[0, 0], outs
+
+def test_alone_outside_of_a_fit(tmp_path):
+    "Each process can validate and predict by itself, without the others"
+    def f():
+        learn = job(tmp_path/'x', n=300, epochs=1)
+        row = learn.history[-1]
+        if rank()==0:
+            v = learn.validate()
+            assert v['samples']==360==len(learn.get_preds()) and v['accuracy']==row['accuracy'] and v['tm']==row['tm']
+    codes,outs,s = forked(f, 2, tmp_path)
+    assert codes==[0, 0], outs
+
+def test_predictions_within_a_fit_are_whole(tmp_path):
+    class PredictS(Subscriber):
+        def after_epoch(self, learn): learn.history[-1]['preds'] = float(learn.get_preds().sum()); learn.history[-1]['rows'] = len(learn.get_preds())
+    one = as_one(tmp_path, 1e-3, n=300, epochs=1, subs=[PredictS()])
+    assert one['history'][0]['rows']==360
+
+def test_batch_norm(tmp_path):
+    "Each process normalises its share: not the same as one process, but all agree, resumed too"
+    def model(): return nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+    a,b = run(tmp_path, 2, n=300, model=model)
+    assert weights_differ(a, b)==0 and a['history']==b['history']
+    refused(tmp_path, 'SyncBatchNorm', f=lambda: sync_bn(tmp_path, model))
+
+def sync_bn(tmp_path, model): job(tmp_path/'x', n=300, model=model, sync_bn=True)
+
+class Numbers(torch.utils.data.IterableDataset):
+    "A stream that shuffles itself"
+    def __iter__(self): return ((x[i], y[i]) for i in torch.randperm(301).tolist())
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_streams(tmp_path, workers): as_one(tmp_path, stream=Numbers, n=301, num_workers=workers)
+
+# ---- with torchrun, as a user would: slow
+script = """import sys; sys.path[:0] = [{tests!r}, {root!r}]
+import test_distributed as t
+from pathlib import Path
+if __name__=='__main__': {call}
+"""
+def torchrun(tmp_path, call, *flags):
+    f = tmp_path/'train.py'
+    f.write_text(script.format(tests=str(root/'tests'), root=str(root), call=call))
+    cmd = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--rdzv-backend', 'c10d', '--rdzv-endpoint', 'localhost:0', *flags, f]
+    return subprocess.run([str(o) for o in cmd], capture_output=True, text=True, timeout=150, env=dict(os.environ, PYTHONPATH=str(root)))
+
+@pytest.mark.slow
+def test_torchrun_starts_again_after_a_kill(tmp_path):
+    "Process 1 is killed in the first attempt; the second ends as if nothing had been"
+    kw = 'n=700, epochs=2, drop=.3'
+    res = torchrun(tmp_path, f"t.job({str(tmp_path/'again')!r}, {kw}, subs=[t.CheckpointS({str(tmp_path/'c')!r}, every=5), *([t.DieS(t.kill)] if t.os.environ['TORCHELASTIC_RESTART_COUNT']=='0' else [])])", '--max-restarts', '2')
+    assert res.returncode==0 and 'Resumed from' in res.stdout, res.stdout+res.stderr
+    straight = run(tmp_path, 2, n=700, drop=.3, subs=[CheckpointS(tmp_path/'d', every=5)])
+    for r,a in enumerate(straight):
+        b = torch.load(tmp_path/f'again-{r}.pt', weights_only=False)
+        assert weights_differ(a, b)==0 and a['history']==b['history']
+
+@pytest.mark.slow
+def test_torchrun_ends_with_the_error_that_came_first(tmp_path):
+    res = torchrun(tmp_path, "t.job('x', subs=[t.DieS(t.broken)])")
+    assert res.returncode and 'ValueError: a row is broken' in '\n'.join(res.stderr.splitlines()[-12:]), res.stderr
