@@ -173,6 +173,11 @@ class CheckpointS(Subscriber):
                              "resume=False), or go on from the file all the same with changed='allow'")
         if diffs: warnings.warn(f"{msg}. It goes on from that file all the same, as a run like neither")
 
+    def _read_again(self):
+        "The state, from its file. Raises `BadCheckpoint` that names it."
+        try: return read_checkpoint(self.file, self.mmap)
+        except BadCheckpoint as e: raise BadCheckpoint(f"{self.file}: {e}") from e
+
     def _put_back(self, learn, state, but=()):
         "Restore the run. Raises `BadCheckpoint` that names a part which isn't what it should be."
         for part in [k for k in state if k not in but]:
@@ -212,8 +217,7 @@ class CheckpointS(Subscriber):
             if there < skip: raise ValueError(f"dls.train has {there} batches now, and the run was saved after {skip}")
             if s:
                 getattr(learn.opt, 'state', {}).clear() # in its memory comes what is read now
-
-                self._put_back(learn, ask.part(learn, ask.first_does(read_checkpoint, self.file, self.mmap)), ('data',))
+                self._put_back(learn, ask.part(learn, ask.first_does(self._read_again)), ('data',))
                 self.elapsed,learn.batch,learn.batch_idx = s['seconds'],(),first-1
             self.start = perf_counter()
             try:

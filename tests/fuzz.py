@@ -41,13 +41,14 @@ class Killed(BaseException): "The end of a process"
 
 class Bomb:
     "Counts what happens in the run that goes on, and ends it where its plan says"
-    folder,plan,snapshot,dls = None,None,None,None
-    def arm(self, folder=None, plan=None): self.folder,self.plan,self.counts,self.error,self.resuming,self.snapshot = folder,plan,Counter(), None, True, None
+    folder,plan,snapshot,dls,lock = None,None,None,None,threading.RLock()
+    def arm(self, folder=None, plan=None):
+        self.folder,self.plan,self.counts,self.error,self.snapshot,self.resuming,self.pending = folder,plan,Counter(),None,None,True,False
     def at(self, what):
         self.counts[what] += 1
         if what=='before_batch': self.resuming = False
         if self.plan and not self.error and what==self.plan['at'] and self.counts[what]==self.plan['nth']: self.go()
-        elif self.snapshot and self.error and threading.current_thread() is threading.main_thread(): raise self.error
+        elif self.pending and threading.current_thread() is threading.main_thread(): self.pending = False; raise self.error
     def go(self):
         how,self.resumed = self.plan['how'],self.resuming
         if how in ('SIGTERM', 'SIGINT'):
@@ -56,12 +57,15 @@ class Bomb:
         self.error = dict(kill=Killed, exit=SystemExit, interrupt=KeyboardInterrupt, error=LookupError)[how]('a planned end')
         if how=='kill': # nothing that comes later changes the disk
             to = Path(tempfile.mkdtemp(dir=self.folder.parent))/'ckpt'
-            if self.folder.exists(): shutil.copytree(self.folder, to)
+            with self.lock: # no other thread writes meanwhile
+                if self.folder.exists(): shutil.copytree(self.folder, to)
             self.snapshot = to
         if threading.current_thread() is threading.main_thread(): raise self.error
+        self.pending = True # this thread can't end the process
     def io(self, name, paths, call):
-        self.at('io')
-        return call()
+        with self.lock:
+            self.at('io')
+            return call()
     def after(self, e):
         "Was `e` that end? If so, the disk is what it was then"
         if self.snapshot:
@@ -208,7 +212,7 @@ def draw(seed):
     o.ckpt = dict(every=r.choice([1, 2, 3, 5, 7, 'epoch', 'epoch', .002, .02]), keep=r.randint(1, 3), monitor=maybe(.4, seen, seen, seen.split('_')[0]+'_acc') if 'metrics' in subs else maybe(.4, seen))
     if o.ckpt['monitor'] and o.ckpt['monitor'].endswith('acc') and not subs['metrics']: o.ckpt['monitor'] = seen
     if 'background' in inspect.signature(CheckpointS).parameters: o.ckpt['background'] = bool(maybe(.4))
-    o.kills = [None]*r.choice([1, 1, 2, 2, 3]) # chosen when it is known how often things happen
+    o.went_on,o.kills = False,[None]*r.choice([1, 1, 2, 2, 3]) # chosen when it is known how often things happen
     return o
 
 def make_loader(o, train):
@@ -299,7 +303,8 @@ def start(o, tmp, folder=None, kill=None):
         if came and not planned and kill['how'] in ('exit', 'interrupt'): raise AssertionError(f'{bomb.error!r} was swallowed')
         if bad := [str(w.message) for w in ws if 'is left out' in str(w.message)]: raise AssertionError(bad[0])
         bomb.error = bomb.plan = error = None
-        for it in filter(None, (getattr(dl, '_iterator', None) for dl in (bomb.dls.train, bomb.dls.valid))): it._shutdown_workers() # persistent ones end with their process
+        for it in (getattr(dl, '_iterator', None) for dl in (bomb.dls.train, bomb.dls.valid)):
+            if it is not None: it._shutdown_workers() # persistent ones end with their process
         bomb.dls = None
         gc.collect() # what else it leaves to its end
     return None if planned or bomb.snapshot else res
@@ -310,7 +315,7 @@ def trial(seed, tmp):
     r = random.Random(seed+1)
     folder.parent.mkdir(parents=True)
     me = os.getpid()
-    def end(*args): sys.exit() if os.getpid()==me else os._exit(1) # a worker has this handler, too
+    def end(*args): sys.exit(143) if os.getpid()==me else os._exit(1) # a worker has this handler, too
     handlers = {s: signal.signal(s, f) for s,f in ((signal.SIGTERM, end), (signal.SIGINT, signal.default_int_handler))}
     try:
         want = start(o, folder.parent)

@@ -14,6 +14,7 @@ from nntrain.core import set_seed
 from nntrain.dataloaders import DataLoaders
 from nntrain.events import Subscriber
 from nntrain.learner import Learner
+from nntrain.saving.files import BadCheckpoint
 
 ERRORS = errno.ENOSPC, errno.EIO, errno.EACCES, errno.EXDEV
 g = torch.Generator().manual_seed(0)
@@ -28,11 +29,11 @@ class StopS(Subscriber):
         self.done += learn.training
         if self.done==self.n: raise self.Stopped
 
-def run(folder=None, ema=False, stop=None):
+def run(folder=None, kind='', stop=None):
     "A training of two epochs with five batches each, as a script would do it: the bits of its end, and its batches"
     set_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(.2), nn.Linear(8, 3))
-    subs = [EMAS(.9)]*ema+([CheckpointS(folder, every=4, keep=1, monitor='train_loss')] if folder else [])
+    subs = [EMAS(.9)]*(kind=='ema')+([CheckpointS(folder, every=4, keep=1, monitor='train_loss', background=kind=='background')] if folder else [])
     learn = Learner(model, DataLoaders.from_datasets(data, None, 8, seed=0), F.cross_entropy, torch.optim.Adam, .02, [*subs, stops := StopS(stop)])
     learn.quiet = True
     try: learn.fit(2, valid=False)
@@ -45,16 +46,16 @@ def bits(x):
     if isinstance(x, dict): return {k: bits(v) for k,v in x.items()}
     return [bits(v) for v in x] if isinstance(x, (list, tuple)) else x
 
-@pytest.fixture(scope='module', params=[False, True], ids=['', 'ema'])
-def ema(request): return request.param # with an average, best.pt and the last checkpoint aren't the same
+@pytest.fixture(scope='module', params=['', 'ema', 'background'])
+def kind(request): return request.param # with an average, best.pt and the last checkpoint aren't the same
 
 @pytest.fixture(scope='module')
-def good(ema): return run(ema=ema)[0]
+def good(kind): return run(kind=kind)[0]
 
 @pytest.fixture
-def folder(tmp_path, ema):
+def folder(tmp_path, kind):
     "Of a run that was killed after 8 of its 10 batches were saved. One more save is to come, after the last batch."
-    run(d := tmp_path/'begun', ema, stop=9)
+    run(d := tmp_path/'begun', kind, stop=9)
     assert sorted(f.name for f in d.iterdir())==['best.pt', 'checkpoint-000003.pt']
     return d
 
@@ -69,27 +70,27 @@ class Fail:
 
 LOOKS = 'stat', 'lstat', 'open', 'scandir', 'listdir', 'flock' # which change nothing
 
-def test_each_call_of_the_file_system_fails_once(folder, ema, good, tmp_path):
+def test_each_call_of_the_file_system_fails_once(folder, kind, good, tmp_path):
     shutil.copytree(folder, tmp_path/'dry')
-    with watched(tmp_path/'dry', dry := Fail()): assert run(tmp_path/'dry', ema)==(good, 2)
+    with watched(tmp_path/'dry', dry := Fail()): assert run(tmp_path/'dry', kind)==(good, 2)
     seen,todo = Counter(),[(len(dry.calls), errno.EIO)] # that one never comes
     for i,call in enumerate(dry.calls):
         seen[call] += 1
-        if seen[call]==1 and not (call[0] in LOOKS or ema): todo += [(i, e) for e in ERRORS]
-        elif seen[call]%{'write': 40}.get(call[0], 1+3*ema)==0: todo.append((i, ERRORS[i%4]))
+        if seen[call]==1 and not (call[0] in LOOKS or kind): todo += [(i, e) for e in ERRORS]
+        elif seen[call]%{'write': 60}.get(call[0], 4 if kind else 2)==0: todo.append((i, ERRORS[i%4]))
     for i,error in todo:
         shutil.copytree(folder, d := tmp_path/f'{i}-{error}')
         end = err = None
         with watched(d, fail := Fail(i, error)), warnings.catch_warnings(record=True):
             warnings.simplefilter('always')
-            try: end = run(d, ema)[0]
-            except OSError as e: err = e
+            try: end = run(d, kind)[0]
+            except (OSError, BadCheckpoint) as e: err = e
         what = f'{errno.errorcode[error]} in {dry.calls[i:i+1]} of {[p.name for p in fail.paths]}: {err!r}'
         assert bool(fail.paths)==(i < len(dry.calls)), what
         assert end==good if err is None else str(d) in str(err), what
         left = [f.name for f in d.iterdir() if f.suffix=='.tmp']
         assert not left or fail.calls[i][0]=='unlink', f'{what}: {left}'
-        assert run(d, ema)[0]==good and not [f for f in d.iterdir() if f.suffix=='.tmp'], what
+        assert run(d, kind)[0]==good and not [f for f in d.iterdir() if f.suffix=='.tmp'], what
         shutil.rmtree(d)
 
 class Disk:
@@ -130,13 +131,13 @@ class Disk:
                 disk = dict(zip(names, data))
                 self.disks.setdefault(tuple(sorted(disk.items())), where)
 
-def test_the_power_goes(folder, ema, good, tmp_path):
+def test_the_power_goes(folder, kind, good, tmp_path):
     shutil.copytree(folder, d := tmp_path/'straight')
-    with watched(d, disk := Disk(d)): assert run(d, ema)==(good, 2)
+    with watched(d, disk := Disk(d)): assert run(d, kind)==(good, 2)
     assert len(disk.disks) > 10
     for i,(files,where) in enumerate(disk.disks.items()):
         (d := tmp_path/str(i)).mkdir()
         for name,data in files: (d/name).write_bytes(data)
-        end,batches = run(d, ema)
+        end,batches = run(d, kind)
         assert end==good and batches <= 2, f'after {where}: {[(name, len(data)) for name,data in files]}'
         shutil.rmtree(d)
