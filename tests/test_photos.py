@@ -72,7 +72,7 @@ def test_prediction_sees_what_validation_saw(path):
     for i in range(len(x)):
         file = data.photos.items[data.rows[i]]
         for item in (file, str(file)):
-            assert torch.equal(data.item_batch(item)[0][0], x[i])
+            assert torch.equal(data.item_row(item)[0], x[i])
             torch.testing.assert_close(learn.predict_item(item).probs, probs[i])
     assert learn.predict_item(file).label in 'ab'
     with pytest.raises(FileNotFoundError, match='nowhere.jpg'): learn.predict_item('nowhere.jpg')
