@@ -10,7 +10,7 @@ export NNTRAIN_DATA := $(abspath $(NNTRAIN_DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nbs test-py lint sync export clean docs bench dist torture
+.PHONY: help setup demo test test-nbs test-py test-slow lint sync export clean docs bench dist torture
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -37,7 +37,10 @@ test-nbs: $(STAMP)
 
 test-py: $(STAMP)
 	@echo "== pytest"
-	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: $(STAMP)  ## the tests that take longer: torchrun, runs that are killed and resumed
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=agg $(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
 	@echo "== ruff"

@@ -74,7 +74,7 @@ def top(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].s
 if sys.argv[1]=='ours':
     dl = photos.ours({str(path)!r}, 0)
     list(map(len, dl))
-    print(sum(p['pixels'].numel() for p in dl.dataset.photos.parts)/2**20, top())
+    print(sum(p['pixels'].numel() for p in dl.dataset.photos._parts)/2**20, top())
 else: print(0, top())"""
         run = lambda what: [float(o) for o in subprocess.run([sys.executable, '-c', code, what], capture_output=True, text=True, check=True).stdout.split()]  # noqa: E731
         (_, none), (kept, peak) = run('none'), run('ours')

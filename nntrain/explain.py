@@ -104,16 +104,19 @@ class Known(ast.NodeTransformer):
     ): self.f,self.names,self.outer = f,names,outer
 
     def visit_Name(self, n):
+        "A name of the function, as it is called in the text"
         e = copy.deepcopy(self.names.get(n.id)) or ast.Name(self.outer(self.f, n.id))
         if isinstance(e, ast.Name): e.ctx = n.ctx
         return e
 
     def visit_Call(self, n):
+        "A call; `super()` needs its class and object"
         cls,me = self.f.__qualname__.rpartition('.')[0],self.f.__code__.co_varnames[:1]
         if ast.unparse(n)=='super()': n.args = [ast.Name(k, ast.Load()) for k in (cls, *me)]
         return self.generic_visit(n)
 
     def visit_If(self, n):
+        "The branch that is taken, where that is known"
         self.generic_visit(n)
         return (n.body if n.test.value else n.orelse) if isinstance(n.test, ast.Constant) else n
     visit_IfExp = visit_If
@@ -149,6 +152,7 @@ class Lines(ast.NodeTransformer):
     ): self.note = note and f'  # {note}'
 
     def visit(self, n):
+        "A line, with what belongs to it"
         if not isinstance(n, ast.stmt): return self.generic_visit(n)
         if hasattr(n, 'body'):
             self.generic_visit(n)
@@ -189,6 +193,7 @@ class Program:
         self.hidden = self.taken | read # from variables
 
     def fresh(self, name, taken):
+        "`name`, or with a number if it is taken"
         return next(n for n in (name, *(f'{name}_{i}' for i in range(2, 999))) if n not in taken)
 
     def outer(self, f, name):
@@ -275,6 +280,7 @@ class Program:
         return [t for s in body for t in self.statement(s, fr)]
 
     def statement(self, s, fr):
+        "A statement, with the listeners of the events in it"
         for k in ('body', 'orelse', 'finalbody', 'handlers'):
             if getattr(s, k, None): setattr(s, k, self.walk(getattr(s, k), fr) or [ast.Pass()])
         if isinstance(s, ast.With) and ast.unparse(s).startswith('with no_trace('): # from here on they are there

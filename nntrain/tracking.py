@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from .checks import choice,whole
 from .export import run_settings
+from .processes import is_first
 from .schedule import StatefulS
 from .subscribers import searching
 
@@ -106,7 +107,7 @@ class TrackerS(StatefulS):
                             f"log(values, step), not {tracker!r}")
 
     def before_fit(self, learn):
-        self.on,self.opened,self.due = learn.trains and not searching(learn),False,False
+        self.on,self.opened,self.due = learn.trains and not searching(learn) and is_first(),False,False
         if self.on: self.begin()
 
     def before_epoch(self, learn): # by now a resumed run knows its name and its step

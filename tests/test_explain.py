@@ -356,6 +356,7 @@ harmless = { # here, and why
     'progress.before_epoch(learn)', # there is no bar in a log
     'ema.after_epoch(learn)', 'ema.cleanup_epoch(learn)', # each does what the other has left
     'grad_accum.before_fit(learn)', 'grad_accum.after_epoch(learn)', 'grad_accum.cleanup_epoch(learn)', 'grad_accum.i, grad_accum.total = 0, 0.0'} # the last batch closes the window
+@pytest.mark.slow
 def test_each_line_is_needed():
     noticed,missed = set(), set()
     for name in ('usual', 'progress', 'lazy', 'frozen', 'dicts', 'with_parts', 'sums', 'weighted', 'accumulation', 'average', 'of_the_fit', 'misspelt', 'vector_loss', 'no_monitor', 'unseen', 'stops', 'nan_seen', 'cleans'):

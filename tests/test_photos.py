@@ -172,7 +172,7 @@ def test_no_room_in_memory(path, tmp_path, monkeypatch):
     monkeypatch.setattr(photos, 'free_memory', lambda: 2**20)
     dls = loaders(path)
     assert 'decoded in each pass (0.0 GB decoded is more than half of what is free' in repr(dls.train)
-    assert dls.train.dataset.photos.parts is None and 'decoded once' in repr(loaders(path, cache=True).train)
+    assert dls.train.dataset.photos._parts is None and 'decoded once' in repr(loaders(path, cache=True).train)
     assert 'decoded once' in repr(loaders(path, cache_dir=tmp_path).train)
 
 def test_no_room_on_the_disk(path, tmp_path, monkeypatch):
@@ -255,7 +255,7 @@ def run(path, out, kind, kill_when=None):
 
 def steps(out): return (out/'steps').read_text().splitlines() if (out/'steps').exists() else []
 
-@pytest.mark.parametrize('kind', ['memory', 'workers', 'cache_dir'])
+@pytest.mark.parametrize('kind', [pytest.param(k, marks=pytest.mark.slow if k!='memory' else ()) for k in ('memory', 'workers', 'cache_dir')])
 def test_killed_and_resumed_is_the_same_to_the_last_bit(path, tmp_path, kind):
     run(path, ref := tmp_path/'ref', kind)
     out = tmp_path/'out'

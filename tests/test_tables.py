@@ -192,6 +192,7 @@ learn.fit(4, subs=[CheckpointS(sys.argv[2], every=5), KillS()])
 print([(r['mode'], r['loss'].hex()) for r in learn.history], [p.double().sum().item().hex() for p in learn.model.parameters()])
 '''
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_last_bit(tmp_path):
     frame().to_csv(tmp_path/'a.csv', index=False)
     def run(folder, at): return subprocess.run([sys.executable, '-c', script, tmp_path/'a.csv', tmp_path/folder, str(at)], capture_output=True, text=True, cwd=root, env=dict(os.environ, OMP_NUM_THREADS='1'))

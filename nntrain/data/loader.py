@@ -129,7 +129,9 @@ class Epochs(IterableDataset):
         make, # From a seed, a whole number, to an iterable of rows
         seed:int=0 # Another one gives another order
     ): self.make,self.seed,self.epoch = make,seed,0
-    def set_epoch(self, epoch:int): self.epoch = epoch
+    def set_epoch(self, epoch:int):
+        "Give the order of another pass"
+        self.epoch = epoch
     def __iter__(self): return iter(self.make(mix_seed(self.seed, self.epoch)))
 
 # %% ../../nbs/12_loader.ipynb #a9a4e42d

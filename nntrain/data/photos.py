@@ -54,8 +54,8 @@ class PhotoBytes:
     def __len__(self): return len(self.items)
 
     def __getitem__(self, i):
-        if self.parts is None: return self.decode(i)
-        part = self.parts[i//STEP]
+        if self._parts is None: return self.decode(i)
+        part = self._parts[i//STEP]
         end,h,w = part['at'][i%STEP].tolist()
         return part['pixels'][end-3*h*w:end].view(3, h, w)
 
@@ -79,7 +79,7 @@ class PhotoBytes:
                              "it, or leave out all like it with skip_broken=True") from e
 
     @cached_property
-    def parts(self)->list|None:
+    def _parts(self)->list|None:
         """The photos that are kept, decoded by the first who asks; `None` if there is a reason not to, `why`. Raises
         `ValueError` if one can't be read, if a file in `cache_dir` is damaged, or if there is no room for it. Warns of
         those that are left out."""
@@ -149,8 +149,8 @@ class Photos:
     def __len__(self): return len(self.rows)
 
     def prepare(self):
-        "Decode the photos that are to be kept, once, and leave out those that can't be read. Raises as `parts` does."
-        self.how = 'decoded in each pass' if self.photos.parts is None else 'decoded once'
+        "Decode the photos that are to be kept, once, and leave out those that can't be read. Raises as `shrink` does."
+        self.how = 'decoded in each pass' if self.photos._parts is None else 'decoded once'
         self.rows = self.rows[~torch.isin(self.rows, self.photos.broken)]
 
     def __getitem__(self, key):
