@@ -75,6 +75,7 @@ bench: $(STAMP)  ## measure speed: ratios to the bare loop, side by side in one 
 torture: $(STAMP)  ## kill 50 runs at random steps and 50 while they save, 100 random ones up to three times, compare every bit
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/torture.py
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --trials 100
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow tests/test_photos.py tests/test_tables.py
 
 dist: $(STAMP)  ## build the sdist and the wheel in dist from what is committed, and try the wheel
 	@rm -rf dist build && git clone --quiet . build/clone

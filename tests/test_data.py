@@ -133,7 +133,7 @@ def until(dl, n):
 @pytest.mark.parametrize('n_workers', [0, 2, 3])
 def test_shards_come_once_in_each_pass(shards, n_workers):
     dls = DataLoaders.from_hf_dd(shards, 16, seed=3, num_workers=n_workers)
-    for _ in range(3):
+    for _ in range(8 if n_workers==3 else 3): # workers that disturb each other do so now and then
         assert sorted(numbers(dls.train)) == list(range(303))
         assert sorted(numbers(dls.valid)) == list(range(303, 373))
 

@@ -95,6 +95,8 @@ class Stream(Rows, IterableDataset):
         *key,rank,world = self.at.tolist()
         worker,start = [info.id] if info and info.id else [],0 if info else self.start # worker 0 draws what we would
         with seeded(*key, *worker):
+            if info and isinstance(getattr(self.ds, '_epoch', None), torch.Tensor): # of Hugging Face: all workers
+                self.ds._epoch = self.ds._epoch.clone() # share it, and would disturb each other when they set it
             if hasattr(self.ds, 'set_epoch'): self.ds.set_epoch(key[1] if self.shuffle else 0)
             if place or self.moved: self.ds.load_state_dict(place or {})
             self.moved = place and hasattr(self.ds, '_ex_iterable') # it would begin there again, the next time

@@ -58,6 +58,8 @@ def set_attributes(
         elif hasattr(old, 'clear') and type(old) is not type(v): # such as a deque
             old.clear()
             getattr(old, 'update', getattr(old, 'extend', None))(v)
+        elif v is not None and callable(getattr(type(o), k, None)): # a file that somebody has made up
+            raise TypeError(f"{k} is a method of {type(o).__name__}")
         else: now[k] = v
 
 # %% ../../nbs/41_state.ipynb #d258e4c5
