@@ -96,14 +96,6 @@ def _why_not(ds, collate_fn, split, cache):
         why = f'{size/2**30:.1f} GB decoded is more than half of the free memory, {free/2**30:.1f} GB'
     return why
 
-def _photo_loader(ds, split, batch_size, drop_last, samplers, shuffle, seed, kwargs):
-    "The `Loader` of photos, which make their batches themselves; those that are kept need no workers"
-    ds.prepare()
-    _check_split(ds, split, batch_size, drop_last, samplers)
-    fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
-    return Loader(ds, BatchPlan(len(ds), batch_size, shuffle, drop_last, **samplers, seed=seed), why=ds.photos.why,
-                  **(kwargs if ds.photos.why else fast))
-
 def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, seed, shuffle=False, sampler=None,
                  batch_sampler=None, drop_last=False, **kwargs):
     """The `Loader` of one split: decoded if it can be and fits, else streamed; it goes by the names of columns and
@@ -118,18 +110,21 @@ def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, s
             raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. "
                              f"Leave {odd[0]} out")
         return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, shuffle=shuffle, **kwargs)
-    if hasattr(ds, 'prepare'): return _photo_loader(ds, split, batch_size, drop_last, samplers, shuffle, seed, kwargs)
+    photos = hasattr(ds, 'prepare') # which make their batches themselves
+    if photos: ds.prepare()
     _check_split(ds, split, batch_size, drop_last, samplers)
-    why,own = _why_not(ds, collate_fn, split, cache),getattr(collate_fn, 'keywords', {})
     plan = BatchPlan(len(ds), batch_size, shuffle, drop_last, sampler, batch_sampler, seed)
+    fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')} # without workers:
+    # making a batch of what is in memory is faster than sending it
+    if photos: return Loader(ds, plan, why=ds.photos.why, **(kwargs if ds.photos.why else fast))
+    why,own = _why_not(ds, collate_fn, split, cache),getattr(collate_fn, 'keywords', {})
     base,indices = (ds.dataset, ds.indices) if type(ds) is Subset else (ds, None)
     as_it_is = getattr(type(base), '__getitem__', None) is TensorDataset.__getitem__ # or a class that only adds names
     tensors = as_it_is and getattr(collate_fn, 'collate_fn', None) is collate
     if why and not tensors: return Loader(Rows(ds, collate_fn, split), plan, why=why, **kwargs)
     data = (Tensors(base, collate_fn, split, indices) if tensors else
             Decoded(ds, split, cache_dir=cache_dir, **own))
-    fast = {k: v for k,v in kwargs.items() if k in ('seed','split') or k.startswith('pin_memory')}
-    return Loader(data, plan, **fast) # no workers: making a batch is faster than sending it
+    return Loader(data, plan, **fast)
 
 # %% ../nbs/14_dataloaders.ipynb #dbe14a02
 def _splits(dd):

@@ -18,6 +18,7 @@ from .checks import choice
 from .core import batch_len,columns,map_tensors,split_batch,to_device
 from .data.items import class_names,evaluating,validation_batch
 from .saving.files import load_weights,read_state,replacing,save
+from .transforms import NormalizationS
 
 # %% ../nbs/44_export.ipynb #3e940e44
 def _to_pt2(model, args, kwargs, shapes):
@@ -59,7 +60,7 @@ def export(
     make,run,needs = _formats[suffix]
     if missing := [o for o in needs if find_spec(o) is None]:
         raise ModuleNotFoundError(f"path: a file that ends in {suffix} needs pip install {' '.join(missing)}")
-    if any(type(s).__name__=='NormalizationS' for s in learn.subs):
+    if any(isinstance(s, NormalizationS) for s in learn.subs):
         warnings.warn("NormalizationS isn't part of the model: give the exported program inputs that are normalised")
     batch,device = validation_batch(learn.dls),next(iter(learn.model.parameters())).device
     args,kwargs,_ = split_batch(to_device(batch, device), learn.n_inp, learn.model)

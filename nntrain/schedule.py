@@ -14,7 +14,7 @@ from inspect import signature,Parameter
 from operator import attrgetter
 import torch
 from torch.optim.lr_scheduler import CyclicLR,LambdaLR,OneCycleLR,ReduceLROnPlateau
-from .checks import better,choice,monitor as split_monitor,monitored,number,says,whole
+from .checks import better,choice,monitor as split_monitor,monitored,number,refuse,says,whole
 from .core import n_batches
 from .events import CancelFitException,Subscriber
 from .subscribers import MetricsS,optimizers,searching
@@ -167,19 +167,18 @@ class SchedulerS(StatefulS):
             raise TypeError(f"scheduler_class must make a scheduler, not {scheduler!r}: for a function of the step, "
                             "write SchedulerS(partial(LambdaLR, lr_lambda=f))")
         takes = next(iter(signature(scheduler.step).parameters), 'epoch') # its first argument, if it has any
-        cases = (
-            (all(getattr(scheduler, 'optimizer', o) is not o for o in opts.values()), TypeError,
-             f"scheduler_class made a {name} for another optimizer: let it take the one that it is given, "
-             "lambda opt: StepLR(opt, 2)"),
-            (plateau and self.step in ('batch', 'epoch'), ValueError,
+        refuse(TypeError, (all(getattr(scheduler, 'optimizer', o) is not o for o in opts.values()),
+                           f"scheduler_class made a {name} for another optimizer: let it take the one that it is "
+                           "given, lambda opt: StepLR(opt, 2)"))
+        refuse(
+            ValueError,
+            (plateau and self.step in ('batch', 'epoch'),
              "ReduceLROnPlateau goes by a number: write SchedulerS(ReduceLROnPlateau, step='loss')"),
-            (self.step=='loss' and takes=='epoch', ValueError,
+            (self.step=='loss' and takes=='epoch',
              f"{name} doesn't look at a number, so it can't go by step='loss': leave step out, or say 'batch' or "
              "'epoch'"),
-            (plateau and scheduler.mode=='min' and says(self.monitor)=='max', ValueError,
+            (plateau and scheduler.mode=='min' and says(self.monitor)=='max',
              f"{self.monitor!r} is better when it is larger: write partial(ReduceLROnPlateau, mode='max')"))
-        for wrong,error,text in cases:
-            if wrong: raise error(text)
 
     def after_step(self, learn):
         if not self.scheduler: return

@@ -103,22 +103,14 @@ def test_a_folder_is_free_again_after_an_error(tmp_path):
     learn.fit(1, valid=False)
     assert held
 
-def test_what_a_subscriber_keeps_for_speed_is_no_setting(tmp_path):
+@pytest.mark.parametrize('make,first,second', [(lambda: NormalizationS(.5, .3), 1, 1), (lambda: SchedulerS(one_cycle), 3, 2)],
+    ids=['what a subscriber keeps for speed is no setting', 'a schedule of another length, which the checkpoint of the second fit holds'])
+def test_two_fits_killed_in_the_second(tmp_path, make, first, second):
     "The second fit of a script is described alike, whether this process made the first one or an earlier one"
     def script(folder, *subs):
-        learn = learner(folder, ours(), NormalizationS(.5, .3))
-        learn.fit(1, valid=False)
-        learn.fit(1, valid=False, subs=subs)
-        return weights(learn)
-    with pytest.raises(StopAt.Stopped): script(tmp_path/'a', StopAt('after_batch', 2))
-    assert torch.equal(script(tmp_path/'a'), script(tmp_path/'b'))
-
-def test_two_schedules_of_different_length(tmp_path):
-    "Killed in the second, shorter fit, and started again: its schedule, which the checkpoint holds, doesn't fit the first one"
-    def script(folder, *subs):
-        learn = learner(folder, ours(), SchedulerS(one_cycle))
-        learn.fit(3, valid=False)
-        learn.fit(2, valid=False, subs=subs)
+        learn = learner(folder, ours(), make())
+        learn.fit(first, valid=False)
+        learn.fit(second, valid=False, subs=subs)
         return weights(learn)
     with pytest.raises(StopAt.Stopped): script(tmp_path/'a', StopAt('after_batch', 2))
     assert torch.equal(script(tmp_path/'a'), script(tmp_path/'b'))
