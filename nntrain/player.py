@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['thumbnails', 'about', 'state_of', 'Replay', 'replay', 'Svg', 'drawn', 'Recording', 'record']
 
-# %% ../nbs/27_player.ipynb #adcc39fe
+# %% ../nbs/27_player.ipynb #b97e1e40
 import base64,collections,copy,hashlib,html,io,itertools,json,math,operator,os,pathlib,re,shutil,sys,textwrap
 import torch,torch.nn.functional as F
 from functools import partial
@@ -17,7 +17,7 @@ from .explain import explain
 from .predict import aside
 from .replay import copies_of_subs
 
-# %% ../nbs/27_player.ipynb #37df93c8
+# %% ../nbs/27_player.ipynb #65e1c871
 def thumbnails(
     x, # A tensor of images (rows, channels, height, width)
     n:int=8, # How many
@@ -50,7 +50,7 @@ def about(
     more = '{min:.4g} to {max:.4g}, mean {mean:.4g}' + ', {bad} not finite'*(d['bad'] > 0)
     return d | dict(more=more.format(**d))
 
-# %% ../nbs/27_player.ipynb #f8a3c569
+# %% ../nbs/27_player.ipynb #ae3ecbf2
 def _images(dls, x):
     "Thumbnails of a column of the batch, flat or not, if it holds images"
     data = getattr(dls.train, 'dataset', None)
@@ -87,7 +87,7 @@ def state_of(
             f'{k} {x:.4g}' for k,x in row.items() if isinstance(x, float)))
     return res
 
-# %% ../nbs/27_player.ipynb #ea6b362f
+# %% ../nbs/27_player.ipynb #51059d6b
 _ends = 'raised','caught','flying'
 _goes_on = dict(CancelFitException='fit returns as usual.', CancelEpochException='The fit goes on with its next pass.',
                 CancelBatchException='The pass goes on with its next batch.',
@@ -100,9 +100,8 @@ class _Observer:
         self.learn,self.stops,self.limit,self.outer,self.rows = learn,stops,limit,sys.exc_info()[1],len(learn.history)
         self.frames,self.ran,self.calls,self.dropped,self.old = [],set(),collections.Counter(),0,{}
         self.start = [p.detach().clone() for p in learn.model.parameters()]
-        ends = [l.lstrip().startswith('# end of ') for l in marked.splitlines()]
-        shown = itertools.accumulate(int(not end) for end in ends)
-        self.at = {i: n for i,(n,end) in enumerate(zip(shown, ends), 1) if not end} # its line in the text without ends
+        shown = [i for i,l in enumerate(marked.splitlines(), 1) if not l.lstrip().startswith('# end of ')]
+        self.at = {i: n for n,i in enumerate(shown, 1)} # number of a line → its number in the text without ends
         source = re.sub(r'(?m)^( *)# (end of )?(\w+)$', lambda m: f'{m[1]}_event({m[3]!r}, {not m[2]})', marked)
         self.code = compile(source, '<recorded fit>', 'exec')
 
@@ -135,8 +134,8 @@ class _Observer:
     def event(self, event, begins):
         "An event begins, or its listeners are through"
         if begins:
-            if self.opened: self.add(self.left) # an exception left its listeners
             e = sys.exc_info()[1]
+            if self.opened: self.add(self.left or type(e).__name__) # its listeners were left by an exception
             self.opened,self.line,self.flying = event,self.at[self.now],None if e is self.outer else type(e).__name__
             self.caught,self.left = None if self.flying else self.up or self.left,None
         else:
@@ -156,9 +155,10 @@ class _Observer:
             place = dict(epoch=learn.epoch, training=learn.training, batch=learn.batch_idx)
             where = f"epoch {learn.epoch}, {'training' if learn.training else 'validation'}, batch {learn.batch_idx}"
             changed = {k: d for k,d in new.items() if repr(d)!=repr(self.old.get(k))} # NaN is NaN
-            note = (f'{raised} is raised here.' if raised else
+            last = ' Now the caller of fit gets it.' if event=='cleanup_fit' else ''
+            note = (f'{raised} is raised here.{last}' if raised else
                     f'{self.caught} ends here. {_goes_on.get(self.caught, "")}' if self.caught else
-                    f'{self.flying} is on its way, and the clean-ups run.' if self.flying else '')
+                    f'{self.flying} is on its way, and the clean-ups run.{last}' if self.flying else '')
             self.frames.append(dict(
                 event=event, level=level, line=self.line, ran=sorted(ran),
                 listeners=who[::-1] if event.startswith('cleanup_') else who,
@@ -177,7 +177,7 @@ def _stop(name, spec, events):
     usual = CancelStepException if event=='before_step' else CANCELS[min(EVENTS.get(event, 3), 2)]
     return (event, n),choice('cancel: the exception', spec[2] if spec[2:] else usual, CANCELS)()
 
-# %% ../nbs/27_player.ipynb #95c026b7
+# %% ../nbs/27_player.ipynb #ec294283
 _last = 'preds','loss','gradients','weights','lr','mean loss','history'
 def _names(frames):
     "What is on the learner in some of the events, in the order in which it is shown"
@@ -258,7 +258,7 @@ def replay(
     choice('start', start, (*{f['event']: 0 for rec in recs.values() for f in rec.frames}, None))
     return Replay(recs, start, lead)
 
-# %% ../nbs/27_player.ipynb #9982ac6b
+# %% ../nbs/27_player.ipynb #9c563a58
 class Svg(str):
     "A picture as text, which a notebook shows"
     def _repr_svg_(self): return str(self)
@@ -310,10 +310,13 @@ def drawn(
                f'<defs>{"".join(defs)}</defs><rect class="bg" x=".5" y=".5" width="919" height="{height-1}" rx="8"/>'
                f'{"".join(steps+labels)}</svg>\n')
 
-# %% ../nbs/27_player.ipynb #e3bc8883
+# %% ../nbs/27_player.ipynb #0b9749dd
 class Recording(Replay):
-    """What happened at each event of a short fit: `frames` are dictionaries, `code` is the text that ran, `error` what
-    reached the caller of `fit`, `dropped` how many events came after the limit. See `record`."""
+    """What happened at each event of a short fit; see `record`. `code` is the text that ran, `error` what reached the
+    caller of `fit`, `dropped` how many events came after the limit. `frames` has a dictionary for each event: `event`,
+    `level`, `line` of the text, lines that `ran` since the event before, `listeners` in their order, `epoch`,
+    `training`, `batch`, what was `set` since then (`None`: gone), and an exception that was `raised`, `caught` or on
+    its way (`flying`)."""
     def __init__(self, code, frames, error, dropped):
         self.code,self.frames,self.error,self.dropped = code,frames,error,dropped
         self.note = (f'The fit raised {error}. '*bool(error) +
@@ -326,10 +329,10 @@ class Recording(Replay):
         "An event as text that fits into the terminal"
         f,lines,(width,height) = self.frames[at],self.code.splitlines(),shutil.get_terminal_size()
         state = {k: v for g in self.frames[:at+1] for k,v in g['set'].items()}
-        names = [k for k in _names(self.frames) if state.get(k)]
         said = [f"{at+1}/{len(self.frames)}  {f['event']}  {f['where']}", ', '.join(f['listeners']) or 'nobody listens',
                 f['note'], *(f"{'*' if k in f['set'] else ' '} {k:10} {state[k]['text']}  {state[k]['more']}"
-                            for k in names), '→ on  ← back  e: same event  b: next batch  q: end']
+                            for k in _names(self.frames) if state.get(k)),
+                '→ on  ← back  e: same event  b: next batch  q: end']
         room = max(5, height-len(said)-1)
         top = max(0, min(f['line']-room//2, len(lines)-room))
         marks = {**dict.fromkeys(f['ran'], '|'), f['line']: '>'}
@@ -369,7 +372,7 @@ def record(
     """Record a short fit, which runs aside and leaves no trace. Raises as `fit` does, and `ValueError` if `cancel` or
     `fail` names an event that doesn't come; what the fit itself raises is recorded."""
     batches,limit,subs = whole('batches', batches, 1),whole('limit', limit, 1),check_subs(kwargs.pop('subs', []))
-    with aside(learn, weights=True, quiet=True):
+    with aside(learn, weights=True, quiet=True, mean_loss=type(learn.mean_loss)()):
         learn.subs = check_subs([*learn.subs, *subs])
         learn.subs = copies_of_subs(learn)
         text = explain(learn, epochs, detail, events=True, **kwargs)
