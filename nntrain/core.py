@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'named_tensors', 'columns', 'split_batch', 'endless', 'n_batches', 'with_column', 'batch_len',
+           'named_tensors', 'columns', 'split_batch', 'call_model', 'endless', 'n_batches', 'with_column', 'batch_len',
            'loss_and_parts', 'RunningMean', 'frozen_modules', 'keep_modes', 'freeze', 'thaw', 'add_note', 'text_table',
            'names_from', 'digits', 'get_dataset']
 
@@ -170,6 +170,15 @@ def split_batch(
     xs = {k: batch[k] for k in inputs}
     return () if named else tuple(xs.values()),xs if named else {},None if y is None else batch[y]
 
+def call_model(
+    model, # An `nn.Module`
+    batch, # What a loader yields
+    n_inp:int=1 # How many columns are inputs, where names don't tell
+):
+    "What `model` returns for the inputs in `batch`, which `split_batch` finds"
+    args,kwargs,_ = split_batch(batch, n_inp, model)
+    return model(*args, **kwargs)
+
 def endless(
     dl # A loader
 ):
@@ -218,7 +227,7 @@ def batch_len(
     raise ValueError(f"batch holds no tensor to count samples by: {type(batch).__name__}. Collate it to tensors, or "
                      "override `Learner.n_samples`.")
 
-# %% ../nbs/00_core.ipynb #2c7f779e
+# %% ../nbs/00_core.ipynb #18e4f0a5
 def loss_and_parts(
     res # What a loss function returned: the loss, or `(loss, {'name': part})`
 )->tuple:

@@ -15,8 +15,8 @@ from time import perf_counter
 import torch
 from .checks import (RESERVED,annotate,check_dl,check_loss,check_opt,check_params,check_parts,monitor,number,
                             whole)
-from .core import (RunningMean,batch_len,columns,default_device,frozen_modules,keep_modes,loss_and_parts,
-                          map_tensors,split_batch)
+from .core import (RunningMean,batch_len,call_model,columns,default_device,frozen_modules,keep_modes,
+                          loss_and_parts,map_tensors,split_batch)
 from .data.loader import in_steps,with_stretches
 from .events import (CANCELS,CancelFitException,CancelEpochException,CancelBatchException,CancelStepException,
                             Listeners,PublishEvents,Publisher,Subscriber,batches_of,check_names,check_subs,show_events)
@@ -118,13 +118,14 @@ class Learner(Publisher):
 
     def predict(self):
         "Step 1: `preds` from the input columns of the batch"
-        args,kwargs,_ = split_batch(self.batch, self.n_inp, self.model)
-        self.preds = self.model(*args, **kwargs)
+        if isinstance(self.batch, (list, tuple)): self.preds = self.model(*self.batch[:self.n_inp])
+        else: self.preds = call_model(self.model, self.batch, self.n_inp)
 
     def get_loss(self):
         "Step 2: `loss` from `preds` and the target column"
         self._targets = self.targets()
-        self.loss,self.parts = loss_and_parts(self.loss_fn(self.preds, self._targets))
+        self.loss = self.loss_fn(self.preds, self._targets)
+        if isinstance(self.loss, tuple): self.loss,self.parts = loss_and_parts(self.loss)
 
     def backward(self):
         "Step 3: add the gradients of `loss`"
