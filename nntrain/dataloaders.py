@@ -303,7 +303,7 @@ class DataLoaders:
         **kwargs # To `nntrain.plotting.get_grid`, such as `nrows` or `imsize`
     ):
         "Draw the first images of the next batch with their classes, masks or boxes, or print a table of its rows"
-        from nntrain.data.describe import show_batch
+        from nntrain.plotting import show_batch
         return show_batch(self, n, train, stats, **kwargs)
 
     def describe(self):
