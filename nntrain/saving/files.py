@@ -206,7 +206,7 @@ def revived(
 
 # %% ../../nbs/40_files.ipynb #8183c724
 PARTS = (dict.fromkeys(('model', 'buffers', 'grads', 'opt', 'subs', 'means', 'data', 'rng', 'run'), dict) |
-         dict.fromkeys(('frozen', 'history', 'at'), list) | dict.fromkeys(('fits', 'steps', 'n_epochs'), int) |
+         dict.fromkeys(('frozen', 'at'), list) | dict(history=(list, dict)) | dict.fromkeys(('fits', 'steps', 'n_epochs'), int) |
          dict(best=(int, float, type(None)), rng_pass=(dict, type(None)), seconds=float)) # of a checkpoint: their types
 
 def is_checkpoint(
