@@ -76,7 +76,7 @@ class ResumeReport:
     steps:int # Batches in the whole run
     differs:str=None # The first thing that isn't the same; `None` if all is
     cause:str=None # What probably makes it differ
-    left_out:tuple=() # What wasn't tested: subscribers that write to files, a data set that can't be copied
+    left_out:list=() # What wasn't tested: subscribers that write to files, a data set that can't be copied
     def __bool__(self): return self.same
     def __repr__(self):
         where = f'stopped after batch {self.stopped} of {self.steps} and resumed'
@@ -90,20 +90,6 @@ def _large(ds):
     for o in tree_leaves(getattr(ds, '__dict__', [])):
         if isinstance(o, Dataset): yield from _large(o)
         elif getattr(o, 'nbytes', 0) > 2**24: yield o
-
-def _copied(learn):
-    "A learner like this one that shares nothing with it; and what it shares all the same, because it can't be copied"
-    loaders = [getattr(learn.dls, split, None) for split in ('train', 'valid')]
-    datasets = [dl.dataset for dl in loaders if hasattr(dl, 'dataset')]
-    passing = dict(opt=None, history=[], _listeners=None, batch=None, preds=None, loss=None, _divisor=None)
-    for shared in ([o for ds in datasets for o in _large(ds)], datasets):
-        new = copy(learn)
-        memo = {id(o): o for o in shared} | {id(learn): new}
-        try: vars(new).update(deepcopy({k: v for k,v in vars(learn).items() if k not in passing}, memo) | passing)
-        except Exception as e: why = e
-        else: return new,["what the data set remembers (it can't be copied)"] if shared is datasets else []
-    raise TypeError(f"this learner can't be copied ({why!r}): give verify_resume a function that makes a new one, "
-                    "make=...") from why
 
 def _cause(straight, resumed, again, learn):
     "What probably made `resumed` another run than `straight`; `again` is a second straight one"
@@ -128,7 +114,7 @@ def _cause(straight, resumed, again, learn):
             "module, a global variable")
 
 # %% ../nbs/43_verify.ipynb #2f76766c
-class _Writes(Exception): "Holds the class of a subscriber that is about to write to a file"
+class _Writes(Exception): "A subscriber is about to write to a file"
 
 @contextmanager
 def _no_writing(subs):
@@ -137,7 +123,8 @@ def _no_writing(subs):
     yours = {id(s) for s in subs if not type(s).__module__.startswith('nntrain.')}
     def stop_if(writes):
         for frame,_ in traceback.walk_stack(sys._getframe()) if writes else ():
-            if id(s := frame.f_locals.get('self')) in yours: raise _Writes(type(s))
+            if id(s := frame.f_locals.get('self')) in yours:
+                raise _Writes(f"{type(s).__name__} writes to a file, so it can't take part: set aside = False in it", s)
     def checked_open(file, mode='r', *args, **kwargs):
         stop_if(set(mode) & set('wax+'))
         return opened(file, mode, *args, **kwargs)
@@ -147,6 +134,52 @@ def _no_writing(subs):
     builtins.open,io.open,torch.save = checked_open,checked_open,checked_save
     try: yield
     finally: builtins.open,io.open,torch.save = opened,opened,saved
+
+# %% ../nbs/43_verify.ipynb #d01b1b3a
+class _Runs:
+    "Fits of copies of a learner"
+    def __init__(self, learn, make, most, epochs, seed):
+        self.learn,self.make,self.most,self.epochs,self.writers,self.shared = learn,make,most,epochs,[],False
+        self.start = rng_state()
+        set_seed(seed)
+        self.other = rng_state()
+
+    def copied(self):
+        "A learner that shares nothing with ours, unless its data sets can't be copied"
+        loaders = [getattr(self.learn.dls, split, None) for split in ('train', 'valid')]
+        datasets,new = [dl.dataset for dl in loaders if hasattr(dl, 'dataset')],copy(self.learn)
+        passing = dict(opt=None, history=[], _listeners=None, batch=None, preds=None, loss=None, _divisor=None)
+        parts = {k: v for k,v in vars(new).items() if k not in passing}
+        for self.shared in (False, True):
+            same = [new, *(datasets if self.shared else (o for ds in datasets for o in _large(ds)))]
+            try:
+                vars(new).update(deepcopy(parts, {id(o): o for o in same} | {id(self.learn): new}) | passing)
+                return new
+            except Exception as e: why = e
+        raise TypeError(f"this learner can't be copied ({why!r}): give verify_resume a function that makes a new one, "
+                        "make=...") from why
+
+    def fit(self, stop, *subs, fetch=False, again=False):
+        "Train up to a batch; `again` as in a new process, which begins with other weights and another seed"
+        new,stopper = self.make() if self.make else self.copied(),StopAfterS(stop, fetch)
+        new.quiet,new.subs = True,[s for s in [*new.subs, *([_ShortS(self.most)] if self.most else [])]
+                                   if getattr(s, 'aside', True)
+                                   and not isinstance(s, (ProgressS, LRFindS, *self.writers))]
+        set_rng_state(self.other if again else self.start)
+        for p in new.model.parameters() if again else (): p.data.add_(1)
+        try:
+            with _no_writing(new.subs): new.fit(self.epochs, subs=[stopper, *subs])
+        except Exception as e:
+            if not self.make: add_note(e, "nntrain: verify_resume trains copies. If something knows the learner's own "
+                                          "model, give it a function that makes a new learner, make=...")
+            raise
+        return stopper,new
+
+    def straight(self, steps):
+        "Train without an interruption, and without those that write to files"
+        while True:
+            try: return self.fit(steps)
+            except _Writes as e: self.writers.append(type(e.args[1]))
 
 def verify_resume(
     learn, # A learner
@@ -159,42 +192,20 @@ def verify_resume(
     Changes nothing: the copies have data sets of their own, unless these can't be copied, and subscribers that write to
     files don't take part, nor those with `aside = False`; the report says so. It is `learn.verify_resume(...)`. Raises
     `ValueError` on fewer than 2 steps or a run that ends before them, `TypeError` if the learner can't be copied."""
-    n,short,writers = n_batches(learn.dls.train),steps is None,[]
-    most = min(n or 8, 8)
-    steps = 2*most+(most+1)//2 if short else whole('steps', steps, 2)
-    k = random.Random(seed).randint(*(most+1, 2*most) if short else (1, steps-1))
-    epochs = epochs or (-(-steps//(most if short else n)) if n else steps)
-    with keep_rng():
-        start = rng_state()
-        set_seed(seed+1)
-        other = rng_state()
-
-    def run(stop, *subs, fetch=False, rng=start):
-        (new,shared),stopper = (make(), []) if make else _copied(learn),StopAfterS(stop, fetch)
-        new.quiet,new.subs = True,[s for s in [*new.subs, *[_ShortS(most)][:short]] if getattr(s, 'aside', True)
-                                   and not isinstance(s, (ProgressS, LRFindS, *writers))]
-        set_rng_state(rng)
-        for p in new.model.parameters() if rng is other else (): p.data.add_(1) # as a new process would have others
-        try:
-            with _no_writing(new.subs): new.fit(epochs, subs=[stopper, *subs])
-        except Exception as e:
-            if not make: add_note(e, "nntrain: verify_resume trains copies. If something knows the learner's own "
-                                     "model, give it a function that makes a new learner, make=...")
-            raise
-        return stopper,new,shared
-
-    def compare(d):
-        straight,copied,shared = run(steps)
+    n = n_batches(learn.dls.train)
+    most = min(n or 8, 8) if steps is None else None
+    steps = whole('steps', steps, 2) if most is None else 2*most+(most+1)//2
+    k = random.Random(seed).randint(*(most+1, 2*most) if most else (1, steps-1))
+    epochs = epochs or (-(-steps//(most or n)) if n else steps)
+    with keep_rng(), tempfile.TemporaryDirectory() as d:
+        runs = _Runs(learn, make, most, epochs, seed+1)
+        straight,copied = runs.straight(steps)
         if straight.state is None:
             raise ValueError(f"the run ended before batch {steps}: give more epochs, or fewer steps")
-        run(k, CheckpointS(d, every=k), fetch=True)
-        resumed = run(straight.stop, CheckpointS(d), rng=other)[0]
+        runs.fit(k, CheckpointS(d, every=k), fetch=True)
+        resumed,_ = runs.fit(straight.stop, CheckpointS(d), again=True)
         differs = first_difference(straight.state, resumed.state)
-        cause = _cause(straight, resumed, run(steps)[0], copied) if differs else None
-        left_out = *shared,*(f'{cls.__name__} (it writes to a file)' for cls in writers)
-        return ResumeReport(differs is None, k, steps, differs, cause, left_out)
-
-    while True:
-        try:
-            with keep_rng(), tempfile.TemporaryDirectory() as d: return compare(d)
-        except _Writes as e: writers += e.args
+        cause = _cause(straight, resumed, runs.fit(steps)[0], copied) if differs else None
+    left_out = [f'{cls.__name__} (it writes to a file)' for cls in runs.writers]
+    if runs.shared: left_out.append("what the data set remembers (it can't be copied)")
+    return ResumeReport(differs is None, k, steps, differs, cause, left_out)
