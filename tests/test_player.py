@@ -9,7 +9,7 @@ from test_explain import Kept, deep, differ, make, run
 import nntrain
 from nntrain.core import set_seed
 from nntrain.dataloaders import DataLoaders
-from nntrain.events import CancelEpochException, CancelFitException
+from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException
 from nntrain.learner import Learner, PublishEvents, Subscriber
 from nntrain.player import about, record, replay, thumbnails
 
@@ -139,6 +139,10 @@ def test_what_the_fit_itself_raises():
     assert marks(rec)[0][:2]==('cleanup_batch', 'flying') and rec.error and rec.frames[-1]['event']=='cleanup_fit'
     learn,kw = quiet('cancels_batches')
     assert marks(learn.record(**kw))==[('after_loss', 'raised', 'CancelBatchException'), ('cleanup_batch', 'caught', 'CancelBatchException')]
+    learn,_ = quiet('bare')
+    def loss_fn(p, y): raise CancelBatchException
+    learn.loss_fn = loss_fn
+    assert marks(learn.record(1, valid=False))==[('cleanup_batch', 'caught', 'CancelBatchException')], 'by a step, and not by a listener'
     try: 1/0
     except ZeroDivisionError: assert not marks(quiet('bare')[0].record()), 'what is being handled outside is none of the fit'
 
@@ -206,6 +210,10 @@ def test_the_page_stands_alone(rec, cancelled, tmp_path):
     tags = Text(page).tags
     assert not [a for t,a in tags if t in ('link', 'img') or 'src' in a or 'href' in a] and not re.search(r'https?://|@import|url\(', page) and '<h1>&lt;Fit&gt;</h1>' in page
     assert len(replay(a=rec, b=cancelled)._repr_html_()) < len(rec._repr_html_())+25_000, 'the second holds what differs from the first'
+
+def test_its_size(rec):
+    template = Path(nntrain.__file__).with_name('player.html').read_bytes()
+    assert len(template) <= 25_000 and len(rec._repr_html_().encode()) < len(template) + 900*len(rec.frames)
 
 def test_table_without_script(rec):
     before,script = rec._repr_html_().split('<script>')
