@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['say', 'plain', 'FunctionMetric', 'MetricsS', 'DeviceS', 'optimizers', 'snapshot', 'LRFindS', 'searching',
-           'where_output_goes', 'LossText', 'table_row', 'ProgressS']
+           'where_output_goes', 'LossText', 'table_row', 'epoch_row', 'ProgressS']
 
 # %% ../nbs/21_subscribers.ipynb #fdf9285f
-import math,sys
+import math,os,sys
 from copy import deepcopy
 import torch
 from .checks import RESERVED,choice,instance,number
@@ -248,10 +248,11 @@ def searching(
 
 # %% ../nbs/21_subscribers.ipynb #4db9852f
 def where_output_goes()->str:
-    "`'notebook'`, `'terminal'`, or `'log'` for everything else: a file, a pipe"
+    "`'notebook'`, `'terminal'`, or `'log'` for everything else: a file, a pipe, a terminal that is `TERM=dumb`"
     from fastprogress.core import IN_NOTEBOOK
     if IN_NOTEBOOK: return 'notebook'
-    return 'terminal' if hasattr(sys.stdout, 'isatty') and not _closed() and sys.stdout.isatty() else 'log'
+    seen = hasattr(sys.stdout, 'isatty') and not _closed() and sys.stdout.isatty()
+    return 'terminal' if seen and os.environ.get('TERM')!='dumb' else 'log'
 
 class LossText:
     """The loss of the current batch as text. It is asked for when a bar is drawn, a few times a second, and not at each
@@ -266,19 +267,36 @@ def table_row(
     names # The column heads
 )->str:
     "A line of a table in which the columns of all lines are aligned"
-    return '  '.join(f'{v:>{max(len(n), 5)}}' for v,n in zip(values, names))
+    return '  '.join(f'{v:>{max(len(n), 7 if n=="lr" else 5)}}' for v,n in zip(values, names))
+
+def epoch_row(
+    learn # A learner, at the end of an epoch
+)->dict:
+    """Column → text, a row for the whole epoch: the losses, the other numbers of its last pass, the learning rate, the
+    time it took, and the time left if all epochs take as long"""
+    from fastprogress.fastprogress import format_time
+    *before,last = learn.history[-2:] if learn.trains and learn.validates else learn.history[-1:]
+    seconds = sum(r['seconds'] for r in (*before, last))
+    numbers = {'train_loss' if r['mode']=='train' else 'valid_loss': r['loss'] for r in (*before, last)}
+    numbers |= {k: v for k,v in last.items()
+                if isinstance(v, (int, float)) and k not in ('epoch', 'loss', 'seconds', 'samples')}
+    row = dict(epoch=str(learn.epoch)) | {k: f'{v:.3f}' for k,v in numbers.items()}
+    if learn.trains: row['lr'] = f"{learn.opt.param_groups[0]['lr']:.1e}"
+    return row | dict(time=format_time(seconds), left=format_time(seconds*(learn.n_epochs-learn.epoch-1)))
 
 # %% ../nbs/21_subscribers.ipynb #78b80a7a
 class ProgressS(Subscriber):
     """Shows a table of epochs and, where there is someone to watch, progress bars. Raises `ValueError` for an unknown
     `display`."""
     order = MetricsS.order+1
-    mbar = bar = metrics = row = None
+    mbar = bar = metrics = row = left = None
     def __init__(self,
         plot=False, # Draw live curves of the losses too? (In a notebook; elsewhere use `learn.plot_losses()`)
-        *, display:str=None # `'notebook'`, `'terminal'` or `'log'`; `None` finds out
+        *, display:str=None, # `'notebook'`, `'terminal'` or `'log'`; `None` finds out
+        rows:str='pass' # A row for each `'pass'`, or for each `'epoch'`, which shows the time left too
     ):
         self.plot,self.display = plot,choice('display', display, ('notebook', 'terminal', 'log', None))
+        self.rows = choice('rows', rows, ('pass', 'epoch'))
         if not plot: self.after_batch = None # what isn't needed isn't called
 
     def before_fit(self, learn):
@@ -296,6 +314,7 @@ class ProgressS(Subscriber):
         self.dl,n = learn.dl,n_batches(learn.dl)
         learn.dl = self.bar = self.child(learn.dl, total='noinfer' if n is None else n, leave=False, parent=self.mbar)
         self.bar.comment = LossText(learn)
+        if self.left: self.bar.prefix = f'{learn.epoch+1}/{learn.n_epochs}, {self.left} left:'
 
     def after_batch(self, learn):
         if learn.training: self.losses.append(learn.loss.detach())
@@ -307,7 +326,7 @@ class ProgressS(Subscriber):
         if self.plot: self.draw(learn.training, row['loss'])
 
     def cleanup_epoch(self, learn):
-        if self.row: self.show(learn.history[-1])
+        if self.row and (self.rows=='pass' or not (learn.training and learn.validates)): self.show(learn)
         if self.bar is not None:
             learn.dl = self.dl
             if self.bar.last_v is not None: self.bar.on_iter_end() # it was left before its end
@@ -318,7 +337,7 @@ class ProgressS(Subscriber):
         if self.mbar is not None:
             learn.epochs = range(learn.n_epochs)
             if self.mbar.main_bar.last_v is not None: self.mbar.on_iter_end()
-        self.mbar = self.metrics = None
+        self.mbar = self.metrics = self.left = None
 
     def output(self,
         row:dict # The cells of the row, as text
@@ -327,12 +346,14 @@ class ProgressS(Subscriber):
         self.row = row
 
     def show(self,
-        numbers:dict # The row of the history
+        learn # The learner
     ):
         "Show the row that was kept and what was added to the history; the heads of the columns come with a new one"
         row,self.row = self.row,None
-        row |= {k: f'{v:.3f}' if isinstance(v, float) else str(v) for k,v in numbers.items()
-                if isinstance(v, (int, float)) and k not in (*row, 'seconds', 'samples')}
+        if self.rows=='epoch': row = epoch_row(learn)
+        else: row |= {k: f'{v:.3f}' if isinstance(v, float) else str(v) for k,v in learn.history[-1].items()
+                      if isinstance(v, (int, float)) and k not in (*row, 'seconds', 'samples')}
+        if self.mbar is not None: self.left = row.pop('left', None) # the bar shows it
         if new := [k for k in row if k not in self.names]:
             self.names += new
             if getattr(self.mbar, 'lines', None): self.mbar.lines[0] = self.names # a notebook's table gets another head
