@@ -319,13 +319,14 @@ class Stretches:
 
 def with_stretches(
     dls, # An object with the loaders `train` and `valid`
-    size:int # Batches of a stretch
+    size:int, # Batches of a stretch
+    split:str='train' # Which of its loaders: `'train'` or `'valid'`
 ):
-    "A copy of `dls` whose training loader comes in stretches"
-    train = Stretches(dls.train, size)
-    if hasattr(dls, '_replace'): return dls._replace(train=train) # a named tuple
+    "A copy of `dls` with a loader that comes in stretches"
+    dl = Stretches(getattr(dls, split), size)
+    if hasattr(dls, '_replace'): return dls._replace(**{split: dl}) # a named tuple
     dls = copy(dls)
-    dls.train = train
+    setattr(dls, split, dl)
     return dls
 
 def in_steps(
