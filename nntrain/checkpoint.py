@@ -9,6 +9,7 @@ __all__ = ['read_checkpoint', 'newest_checkpoint', 'StopSignals', 'CheckpointS']
 import math,os,signal,sys,threading,warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import monotonic,perf_counter
 from . import checks
@@ -39,15 +40,16 @@ def newest_checkpoint(
 )->tuple:
     """The newest good checkpoint as `(path, state)`, or `(None, None)` if there is none.
     Warns of bad ones; raises `BadCheckpoint` if there are only bad ones."""
-    others = [*folder.files(folder.first), *folder.dir.glob('best.pt')]
-    files = folder.files()+[f for f in others if is_checkpoint(f) is not False]
-    for f in files:
+    others,bad = [*folder.files(folder.first), *folder.dir.glob('best.pt')],[]
+    for f in chain(folder.files(), (f for f in others if is_checkpoint(f) is not False)):
         try: return f,read_checkpoint(f, mmap)
-        except BadCheckpoint as e: warnings.warn(f"a checkpoint is left out: {(why := e)}")
-    if not files: return None,None
-    raise BadCheckpoint(f"none of the {len(files)} files in {folder.dir} is a good checkpoint (last reason: {why}). "
-                        "Bring a good one back, take another folder, or start again with CheckpointS(..., "
-                        "resume=False), which moves checkpoints aside")
+        except BadCheckpoint as e: bad.append(str(e))
+        warnings.warn(f"a checkpoint is left out: {bad[-1]}")
+    checks.refuse(BadCheckpoint, (
+        bad, f"none of the {len(bad)} files in {folder.dir} is a good checkpoint (last reason: {''.join(bad[-1:])}). Bring a "
+             "good one back, take another folder, or start again with CheckpointS(..., resume=False), which moves "
+             "checkpoints aside"))
+    return None,None
 
 # %% ../nbs/42_checkpoint.ipynb #5153bc47
 class StopSignals:
