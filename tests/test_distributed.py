@@ -264,7 +264,7 @@ def test_nothing_is_left(tmp_path):
             set_seed(rank())
             try: job(tmp_path/'x', n=300, epochs=1+bool(subs), subs=[KeepS(), *subs])
             except Exception: pass
-            assert 'forward' not in vars(learn.model) and learn.dls.train.share==(0, 1) and not {'processes', 'n_samples', 'n_all'} & set(vars(learn)) and learn.quiet is False
+            assert 'forward' not in vars(learn.model) and learn.dls.train.share==(0, 1) and not {'processes', 'n_samples', 'backward', 'n_all'} & set(vars(learn)) and learn.quiet is False
             if not subs: assert len(set(distributed.gathered(torch.rand(()).item())))==1, 'all go on with the random numbers of the first'
         distributed.leave()
         assert not torch.distributed.is_initialized()
