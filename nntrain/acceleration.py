@@ -198,8 +198,9 @@ class GradClipS(StatefulS):
 
     def before_step(self, learn):
         ps = [p for p in learn.model.parameters() if p.grad is not None]
-        self.norm = (nn.utils.clip_grad_norm_(ps, self.max_norm) if self.max_norm else
-                     torch.stack([p.grad.norm() for p in ps]).norm())
+        norm = (nn.utils.clip_grad_norm_(ps, self.max_norm) if self.max_norm else
+                torch.stack([p.grad.norm() for p in ps]).norm())
+        self.norm = norm.full_tensor() if hasattr(norm, 'full_tensor') else norm # of a sharded model
         if self._running: self._norms.add(self.norm)
         if self.max_value: nn.utils.clip_grad_value_(ps, self.max_value)
 

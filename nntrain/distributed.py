@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from .acceleration import GradAccumS
-from .core import (RunningMean,add_note,keep_rng,named_tensors,rng_state,set_rng_state,set_seed,to_cpu,
+from .core import (RunningMean,add_note,keep_rng,local,named_tensors,rng_state,set_rng_state,set_seed,to_cpu,
                           to_device)
 from .data.items import joined
 from .data.loader import Loader
@@ -25,8 +25,9 @@ from .data.order import mix_seed
 from .events import Alone,CANCELS,EVENTS,Subscriber
 from .finite import divisor,is_sum
 from .learner import Learner
-from .processes import (any_of,from_first,gathered,group,is_first,largest,launch,leave,meet,rank,start,total,
-                               world)
+from .metrics import mergeable,merged
+from .processes import (any_of,average,from_first,gathered,is_first,largest,launch,leave,meet,rank,spread,start,
+                               total,world)
 from .subscribers import MetricsS,optimizers
 
 # %% ../nbs/35_distributed.ipynb #35d00017
@@ -48,16 +49,11 @@ class Team(Alone):
 
     def weight(self, learn): return learn.n_all
 
-    def merges(self, m):
-        "Can a metric of this process's rows be merged with those of others? If not, each process takes in all rows."
-        ours = isinstance(m, RunningMean) # the others come from torcheval, torchmetrics, or nntrain.metrics
-        return ours or hasattr(m, 'merge_state') and getattr(m, 'full_state_update', False) is False
-
     def update(self, learn, metrics, preds, targets):
         rows = learn._loader.n_rows
         for m in metrics:
-            if rows and self.merges(m): m.update(preds, targets)
-        if others := [m for m in metrics if not self.merges(m)]:
+            if rows and mergeable(m): m.update(preds, targets)
+        if others := [m for m in metrics if not mergeable(m)]:
             parts = [o for o in gathered((rows, to_cpu(preds), to_cpu(targets))) if o[0]]
             rows,*columns = map(list, zip(*parts))
             preds,targets = to_device([joined(o, rows) for o in columns], learn.loss.device)
@@ -69,11 +65,7 @@ class Team(Alone):
             res,(t,n) = RunningMean(),total(float(m.total), float(m.n))
             res.total,res.n,res.sums = t,int(n) if n==int(n) else n,m.sums
             return res
-        if not self.merges(m): return m
-        res,*others = gathered(m)
-        for o in (res, *others): getattr(o, 'to', bool)('cpu')
-        for o in others if hasattr(m, 'full_state_update') else [others]: res.merge_state(o) # torchmetrics: one by one
-        return res
+        return merged(*gathered(m)) if mergeable(m) else m
 
     def parts(self, learn, state):
         from nntrain.saving.state import attributes,means_of
@@ -90,7 +82,8 @@ class Team(Alone):
         if len(ranks)==self.world: return state | ranks[self.rank]
         if not self.rank: return state # another number of processes: the first goes on with what all have counted
         rng = storable(run_rng(learn))
-        seen = {k: v for k,v in state['means'].items() if not self.merges(means.get(k, means['loss']))}
+        seen = {k: v for k,v in state['means'].items() # what has seen all rows
+                if k in means and not (isinstance(means[k], RunningMean) or mergeable(means[k]))}
         return state | dict(rng=rng, rng_pass=rng, means=seen)
 
 # %% ../nbs/35_distributed.ipynb #35d0001a
@@ -124,7 +117,7 @@ class Shell(nn.Module):
     def __deepcopy__(self, memo): # a copy of the model goes its own way
         return MethodType(getattr(self.own, '__func__', self.own), memo[id(self.model)])
 
-# %% ../nbs/35_distributed.ipynb #87ed8431
+# %% ../nbs/35_distributed.ipynb #dee51998
 class Tally(torch.autograd.Function):
     """The loss as it is. On the way back the parameter `tally` gets the weight `n` of the batch for a gradient, and DDP
     averages it over the processes as it does all others."""
@@ -163,15 +156,6 @@ def check_shared(
         raise ValueError(f"process {i+1} has another {k} than process 0, and they train as one: "
                          f"{str(others[i][k])[:200]}, not {str(first[k])[:200]}")
 
-# %% ../nbs/35_distributed.ipynb #35d00020
-@torch.no_grad()
-def _send(tensors):
-    "The first process's tensors for all"
-    for t in tensors:
-        c = t.contiguous()
-        dist.broadcast(c, 0, group=group() if c.is_cpu else None)
-        t.copy_(c)
-
 # %% ../nbs/35_distributed.ipynb #35d00021
 class DistributedS(Subscriber):
     """Lets all processes that a launcher has started train as one: each computes its share of every batch, and their
@@ -180,12 +164,13 @@ class DistributedS(Subscriber):
     order,shell = -2000,None
     def __init__(self,
         sync_bn:bool=False, # Batch norm over the whole batch, and not over each share? On GPUs only
+        shard:bool=False, # Share weights, gradients and optimizer state out, too (FSDP2)? See `nntrain.sharded`
         **ddp # Passed to torch's `DistributedDataParallel`, such as `find_unused_parameters=True`
     ):
-        if odd := set(ddp)-set(signature(DistributedDataParallel).parameters):
+        if odd := set(ddp)-set(() if shard else signature(DistributedDataParallel).parameters):
             raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to torch's "
-                            "DistributedDataParallel, which has none of that name")
-        self.sync_bn,self.ddp = sync_bn,ddp
+                            "DistributedDataParallel, which has none of that name, or isn't used with shard=True")
+        self.sync_bn,self.shard,self.ddp = sync_bn,shard,ddp
         start()
 
     def before_fit(self, learn):
@@ -212,14 +197,18 @@ class DistributedS(Subscriber):
             dl.load_state_dict(from_first(dl.state_dict()))
             dl.share = rank(),world()
         if self.sync_bn: learn.model = nn.SyncBatchNorm.convert_sync_batchnorm(learn.model)
-        _send(named_tensors(learn.model).values())
+        spread([t for t in named_tensors(learn.model).values() if local(t) is t])
+        if self.shard:
+            from nntrain.sharded import Sharded,shard
+            shard(learn)
+            learn.processes = Sharded(learn)
         with keep_rng(): seed = from_first(torch.randint(2**62, ()).item())
         if not is_first(): set_seed(mix_seed(seed, rank())%2**32, torch.are_deterministic_algorithms_enabled())
 
     def before_epoch(self, learn):
         meet(f"at epoch {learn.epoch}, {'training' if learn.training else 'validation'}")
         self.complete = False
-        if learn.training: self.wrap(learn)
+        if learn.training and not self.shard: self.wrap(learn)
 
     def wrap(self, learn):
         "Put DDP in the model's way, for the parameters that are trained now"
@@ -227,9 +216,9 @@ class DistributedS(Subscriber):
         if [*map(id, params)]==[*map(id, self.trained)]: return
         self.unwrap()
         windows = [s for s in learn.subs if isinstance(s, GradAccumS)]
-        own = windows or self.ddp or any(getattr(type(learn), k) is not getattr(Learner, k) for k in ('backward', 'zero_grad'))
+        changed = any(getattr(type(learn), k) is not getattr(Learner, k) for k in ('backward', 'zero_grad'))
         counted = divisor(learn.loss_fn) is not None and not is_sum(learn.loss_fn)
-        self.tallies = counted and not own and all(p.is_cpu for p in params)
+        self.tallies = counted and not (changed or windows or self.ddp) and all(p.is_cpu for p in params)
         self.trained,self.counts,self.shell = params,None,Shell(learn, self.ddp, windows, self.tallies)
         vars(learn.model)['forward'] = self.shell
 
@@ -245,9 +234,9 @@ class DistributedS(Subscriber):
     def after_loss(self, learn):
         if not learn.training: return
         self.n,loader = learn.n_samples(),learn._loader
-        if self.counts is None: self.counts = any_of(learn._divisor or self.n is not loader.n_rows)
+        if self.counts is None and not self.tallies: self.counts = any_of(learn._divisor or self.n is not loader.n_rows)
         self.late = self.tallies and all(p.grad is None for p in self.trained)
-        learn.n_all = self.count(learn.loss) if self.counts and not self.late else loader.n_all
+        learn.n_all = self.count(learn.loss) if not self.late and (self.counts or self.tallies) else loader.n_all
 
     def count(self, loss):
         "What the batch weighs in all processes, where that isn't the number of rows. Doesn't wait for a GPU."
@@ -263,6 +252,7 @@ class DistributedS(Subscriber):
         own()
 
     def after_backward(self, learn):
+        if self.shard: return
         if not self.shell.calls:
             raise RuntimeError("the model wasn't called by learn.model(...), so nobody has averaged the gradients of "
                                "the processes: let `predict` call the model itself, which may call its methods")
@@ -283,17 +273,9 @@ class DistributedS(Subscriber):
         self.complete,row = True,learn.history[-1]
         row['seconds'], = learn.processes.largest(row['seconds'])
         if not learn.training: return
-        if learn.processes.apart: self.average()
-        _send(learn.model.buffers()) # all validate with the same statistics
+        if learn.processes.apart: average(self.trained) # of a window whose last batch came unannounced
+        spread(learn.model.buffers()) # all validate with the same statistics
         learn.processes.apart = False
-
-    def average(self):
-        "Average the gradients of a window that nothing has closed: no one knew that its last batch was the last"
-        for p,there in zip(self.trained, largest(*[p.grad is not None for p in self.trained])):
-            if not there: continue
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad.contiguous()
-            dist.all_reduce(p.grad)
-            p.grad /= world()
 
     def cleanup_batch(self, learn):
         "Raise `RuntimeError` if a batch or a pass was cancelled, and not in all processes"

@@ -166,7 +166,7 @@ def run_state(
                  others={k: o.state_dict() for k,o in others_with_state(learn).items()},
                  means={k: attributes(m) for k,m in means_of(learn).items()},
                  data=data_state(learn), rng=run_rng(learn), history=learn.history)
-    return {k: storable(v, k) for k,v in state.items()}
+    return {k: storable(v, k) for k,v in learn.processes.assemble(state).items()}
 
 # %% ../../nbs/41_state.ipynb #befd5397
 def on_cpu(
