@@ -15,7 +15,8 @@ from time import perf_counter
 import torch
 from .checks import (RESERVED,annotate,check_dl,check_loss,check_opt,check_params,check_parts,monitor,number,
                             whole)
-from .core import RunningMean,batch_len,columns,default_device,frozen_modules,keep_modes,map_tensors,split_batch
+from .core import (RunningMean,batch_len,call_model,columns,default_device,frozen_modules,keep_modes,
+                          loss_and_parts,map_tensors,split_batch)
 from .data.loader import in_steps,with_stretches
 from .events import (CANCELS,CancelFitException,CancelEpochException,CancelBatchException,CancelStepException,
                             Listeners,PublishEvents,Publisher,Subscriber,batches_of,check_names,check_subs,show_events)
@@ -87,18 +88,14 @@ class Learner(Publisher):
         self.model.train(self.training)
         for m in self._frozen: m.training = False
         self.dl = self.dls.train if train else self.dls.valid
-        self._loader = self.dl if hasattr(self.dl, 'n_rows') else None
         with torch.set_grad_enabled(self.training): self._one_epoch()
 
     @PublishEvents('epoch')
     def _one_epoch(self):
-        self.batch,start = None,perf_counter()
-        self.mean_loss.reset()
-        self.parts,self.part_means,self._targets,self._divisor = {},{},None,divisor(self.loss_fn)
-        self.mean_loss.sums = is_sum(self.loss_fn) and type(self).get_loss is Learner.get_loss
+        start = self._begin()
         with batches_of(self.dl) as batches:
             for self.batch in batches: self.batch_idx += 1; self.one_batch()
-        self._record(perf_counter()-start)
+        self._record(start)
 
     @PublishEvents('batch')
     def one_batch(self):
@@ -111,10 +108,7 @@ class Learner(Publisher):
             self.backward()
             self.publish('after_backward')
             if self.one_step(): self.zero_grad()
-        n = self.n_samples()
-        self.mean_loss.update(self.loss, n)
-        if self.parts:
-            for k,v in self.parts.items(): self.part_means.setdefault(k, RunningMean()).update(v, n)
+        self._count()
 
     @PublishEvents('step')
     def one_step(self):
@@ -125,16 +119,13 @@ class Learner(Publisher):
     def predict(self):
         "Step 1: `preds` from the input columns of the batch"
         if isinstance(self.batch, (list, tuple)): self.preds = self.model(*self.batch[:self.n_inp])
-        else:
-            args,kwargs,_ = split_batch(self.batch, self.n_inp, self.model)
-            self.preds = self.model(*args, **kwargs)
+        else: self.preds = call_model(self.model, self.batch, self.n_inp)
 
     def get_loss(self):
         "Step 2: `loss` from `preds` and the target column"
         self._targets = self.targets()
         self.loss = self.loss_fn(self.preds, self._targets)
-        if isinstance(self.loss, tuple) and len(self.loss)==2 and isinstance(self.loss[1], dict):
-            self.loss,self.parts = self.loss
+        if isinstance(self.loss, tuple): self.loss,self.parts = loss_and_parts(self.loss)
 
     def backward(self):
         "Step 3: add the gradients of `loss`"
@@ -209,15 +200,31 @@ class Learner(Publisher):
         if new: groups[0]['params'] = [p for p in params if id(p) in held] + new
         self.seen_params = params
 
-    def _record(self, seconds):
-        "Add this pass to the history"
+    def _begin(self)->float:
+        "Forget the numbers of the last pass; returns the time, in seconds"
+        loader = self.dls.train if self.training else self.dls.valid # `dl` may be something around it by now
+        self._loader = loader if hasattr(loader, 'n_rows') else None
+        self.mean_loss.reset()
+        self.mean_loss.sums = is_sum(self.loss_fn) and type(self).get_loss is Learner.get_loss
+        self.parts,self.part_means,self._targets,self._divisor = {},{},None,divisor(self.loss_fn)
+        self.batch = None
+        return perf_counter()
+
+    def _count(self):
+        "Take the loss of the batch, and what it is made of, into the means of the pass"
+        n = self.n_samples()
+        self.mean_loss.update(self.loss, n)
+        for k,v in self.parts.items(): self.part_means.setdefault(k, RunningMean()).update(v, n)
+
+    def _record(self, start):
+        "Add this pass, which began at `start`, to the history"
         if self.batch is None:
             raise ValueError(f"dls.{'train' if self.training else 'valid'} gave no batches: is the stream empty, or "
                              "used up?")
         loss,n = self.processes.mean(self.mean_loss)
         row = (dict(epoch=self.epoch, mode='train' if self.training else 'eval', loss=loss) |
                {k: self.processes.mean(m)[0] for k,m in self.part_means.items()})
-        self.history.append(row | dict(seconds=seconds, samples=n))
+        self.history.append(row | dict(seconds=perf_counter()-start, samples=n))
 
     @property
     def subs(self):
