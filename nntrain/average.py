@@ -35,7 +35,8 @@ class EMAS(StatefulS):
     def fingerprint(self)->int|None:
         "A number that tells whether the weights are still those of the last fit; `None` if the average isn't finite"
         if not all(torch.isfinite(local(v).sum()) for v in self.avg.values()): return None
-        return sum(int(local(p.detach()).reshape(-1).view(torch.uint8).sum(dtype=torch.int64)) for p in self.ps.values())
+        parts = (local(p.detach()).reshape(-1) for p in self.ps.values())
+        return sum(int(t.view(torch.uint8).sum(dtype=torch.int64)) for t in parts)
 
     def put_state(self, state):
         self.avg,self.n = {k: state['avg'][k].to(p.device) for k,p in self.ps.items()},state['n']

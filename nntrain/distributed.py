@@ -272,9 +272,8 @@ class DistributedS(Subscriber):
     def after_epoch(self, learn):
         self.complete,row = True,learn.history[-1]
         row['seconds'], = learn.processes.largest(row['seconds'])
-        if not learn.training: return
         if learn.processes.apart: average(self.trained) # of a window whose last batch came unannounced
-        spread(learn.model.buffers()) # all validate with the same statistics
+        if learn.training: spread(learn.model.buffers()) # all validate with the same statistics
         learn.processes.apart = False
 
     def cleanup_batch(self, learn):

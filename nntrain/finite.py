@@ -146,8 +146,8 @@ class NaNStopS(Subscriber):
     def after_backward(self, learn):
         if not self.active: return
         scaled = any(getattr(s, 'scaler', None) for s in learn.subs) # a scaler leaves such steps out by itself
-        if scaled: return
-        if learn.processes.any_of(not all(_finite(p.grad) for p in learn.model.parameters())):
+        bad = not scaled and not all(_finite(p.grad) for p in learn.model.parameters())
+        if learn.processes.any_of(bad):
             for p in learn.model.parameters(): p.grad = None # not `zero_grad`, which may let them fade
             self.skip()
 

@@ -82,5 +82,5 @@ def merged(
 ):
     "`first`, with what all have counted, on the CPU"
     for m in (first, *others): getattr(m, 'to', bool)('cpu')
-    for o in others if hasattr(first, 'full_state_update') else [others]: first.merge_state(o) # torchmetrics: one by one
+    for o in others if hasattr(first, 'full_state_update') else [others]: first.merge_state(o) # torchmetrics: singly
     return first

@@ -5,48 +5,49 @@
 # %% auto #0
 __all__ = ['blocks', 'shard', 'Sharded']
 
-# %% ../nbs/36_sharded.ipynb #a1dba974
+# %% ../nbs/36_sharded.ipynb #af75a6b1
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule,fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor,distribute_tensor
 from .core import map_tensors,sharded
 from .data.memory import free_memory
 from .distributed import Team
-from .processes import from_first,largest,world
+from .processes import largest,world
 from .subscribers import DeviceS,optimizers
 
-# %% ../nbs/36_sharded.ipynb #19838f2f
-_lists = nn.Sequential,nn.ModuleList,nn.ModuleDict
+# %% ../nbs/36_sharded.ipynb #7cf60777
+_lists = nn.ModuleList,nn.ModuleDict,nn.Sequential
 
 def blocks(
     model # An `nn.Module`
 ):
     "The layers of the outermost lists in `model`, such as the blocks of a transformer"
     for m in model.children():
-        if isinstance(model, _lists) and not isinstance(m, _lists[1:]): yield m
+        if isinstance(model, _lists) and not isinstance(m, _lists[:2]): yield m
         else: yield from blocks(m)
 
+# %% ../nbs/36_sharded.ipynb #e987b708
 def shard(
-    learn # A learner, at the beginning of a fit; the same in all processes
+    learn # A learner at the beginning of a fit, the same in all processes
 ):
-    """Shard its model over all processes, in place: each of its `blocks`, and the rest. Optimizers get the new
-    parameters. A model that you have sharded yourself stays as it is."""
+    """Shard its model over all processes, in place, and give its optimizers the new parameters. A model that is sharded
+    already stays as it is."""
     model,old = learn.model,list(learn.model.parameters())
     if sharded(model): return
     device = next((torch.device(s.device) for s in learn.subs if isinstance(s, DeviceS)), old[0].device)
     mesh = init_device_mesh(device.type, (world(),))
-    for m in (*(m for m in blocks(model) if next(m.parameters(), None) is not None), model):
-        fully_shard(m, mesh=mesh, reshard_after_forward=True)
+    for m in (*(m for m in blocks(model) if any(True for p in m.parameters())), model):
+        fully_shard(m, mesh=mesh, reshard_after_forward=True) # or else the rest is whole after a validation
     learn.seen_params = list(model.parameters())
     new = dict(zip(map(id, old), learn.seen_params))
     for opt in optimizers(learn).values():
         for g in opt.param_groups: g['params'][:] = [new[id(p)] for p in g['params']]
 
-# %% ../nbs/36_sharded.ipynb #a93a5f22
+# %% ../nbs/36_sharded.ipynb #9b073804
 class Sharded(Team):
-    "The processes that train a sharded model. A checkpoint has whole tensors, which any number of processes can take."
+    "The processes that train a sharded model: what they save are whole tensors"
     def __init__(self,
         learn # A learner whose model is sharded
     ):
@@ -54,41 +55,48 @@ class Sharded(Team):
         self.params,self.opts = dict(learn.model.named_parameters()),optimizers(learn)
 
     def assemble(self, x):
-        "Whole tensors in the first process, on the CPU. Raises `MemoryError` in all if they don't fit its memory."
-        sizes = []
+        "Raises `MemoryError`, in all processes, if it would take more memory than the first one has"
+        sizes,free = [],free_memory()
         map_tensors(lambda t: sizes.append(t.nbytes if isinstance(t, DTensor) else 0), x)
-        need,free = sum(sizes),free_memory()
-        if largest(0 if self.rank else need-free)[0] > 0:
-            raise MemoryError(f"the state of this model takes {need/2**30:.1f} GB, and it is put together in process 0, "
-                              f"which has less: save it in parts, with torch.distributed.checkpoint")
-        def whole(t):
-            if not isinstance(t, DTensor): return t
-            t = t.full_tensor()
-            return t.new_empty(0) if self.rank else t.cpu()
-        return map_tensors(whole, x)
+        if largest(-1 if self.rank else sum(sizes)-free)[0] > 0:
+            raise MemoryError(f"the whole tensors of this sharded model take {sum(sizes)/1e9:.1f} GB, more than is "
+                              "free in process 0, which saves them: leave CheckpointS out, and save parts by "
+                              "torch.distributed.checkpoint")
+        return map_tensors(self.whole_tensor, x)
 
-    def laid(self, f, x):
-        "A state with `f(tensor, parameter)` in place of each tensor that belongs to a parameter"
-        if isinstance(x, (list, tuple)): return type(x)(self.laid(f, o) for o in x)
-        return {k: self.lay(f, k, v) for k,v in x.items()} if isinstance(x, dict) else x
+    def whole_tensor(self, t):
+        "A tensor as a checkpoint has it; an empty one in all processes but the first"
+        if not isinstance(t, DTensor): return t
+        t = t.full_tensor()
+        return t.new_empty(0) if self.rank else t.cpu()
 
-    def lay(self, f, k, v):
-        "The same for what is called `k` in it"
-        def fits(t, p): return isinstance(t, torch.Tensor) and t.shape==p.shape
-        if k in self.params and fits(v, self.params[k]): return f(v, self.params[k])
-        if k not in self.opts or not isinstance(v, dict): return self.laid(f, v)
-        params = [p for g in self.opts[k].param_groups for p in g['params']]
-        return v | dict(state={i: {n: f(t, params[i]) if fits(t, params[i]) else t for n,t in s.items()}
-                               for i,s in v['state'].items()})
+    def laid_out(self, f, x, param=None, params=None):
+        "`x` with `f(tensor, parameter)` in place of each tensor that has the name, or number, and shape of a parameter"
+        params = params or self.params
+        if isinstance(x, torch.Tensor): return f(x, param) if param is not None and x.shape==param.shape else x
+        if isinstance(x, (list, tuple)): return type(x)(self.laid_out(f, o, None, params) for o in x)
+        if not isinstance(x, dict): return x
+        res = {}
+        for k,v in x.items():
+            groups = getattr(self.opts.get(k), 'param_groups', ())
+            inside = dict(enumerate(p for g in groups for p in g['params'])) or params
+            res[k] = self.laid_out(f, v, inside.get(k, param), inside)
+        return res
 
     def first_does(self, f, *args, **kwargs):
         res = None
-        def outline(): nonlocal res; res = f(*args, **kwargs); return self.laid(lambda t,p: t.to('meta'), res)
+        def outline():
+            nonlocal res
+            res = f(*args, **kwargs)
+            return self.laid_out(lambda t,p: t.to('meta'), res)
         shared = super().first_does(outline)
         return shared if self.rank else res
 
-    def part(self, learn, state):
-        def scatter(t, p):
-            whole = torch.empty_like(t, device=p.device) if t.is_meta else t.to(p.device)
-            return distribute_tensor(whole, p.device_mesh, p.placements)
-        return self.laid(scatter, super().part(learn, state))
+    def part(self, learn, state): return self.scatter(super().part(learn, state))
+
+    def scatter(self, state):
+        "Each process's parts of a state that the first one has"
+        def part(t, p):
+            return distribute_tensor(torch.empty_like(t, device=p.device) if t.is_meta else t.to(p.device),
+                                     p.device_mesh, p.placements)
+        return self.laid_out(part, state)
