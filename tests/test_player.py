@@ -102,6 +102,16 @@ def test_what_changes(rec):
     assert x['shape']==[16, 6] and x['dtype']=='float32' and x['device']=='cpu' and len(x['first'])==6 and x['min'] < x['mean'] < x['max'] and x['text']=='16×6 float32'
     json.dumps(rec.frames)
 
+held = []
+class HeldS(Subscriber):
+    def after_batch(self, learn): held.append(len(learn.mean_loss.values))
+
+def test_a_look_changes_nothing():
+    "The mean of the losses isn't added up by those who look at it"
+    held.clear()
+    quiet('bare')[0].record(3, valid=False, subs=[HeldS()])
+    assert held==[1, 2, 3]
+
 def test_about():
     assert about(torch.tensor([1., float('nan'), 2.]))['bad']==1 and 'not finite' in about(torch.tensor([1., float('nan')]))['more']
     assert about(torch.arange(9))['more']=='0 1 2 3 4 5 …' and about(torch.zeros(0))['shape']==[0] and about(torch.tensor(True))['text']=='1'
