@@ -21,7 +21,8 @@ from .saving.files import read_state
 def network(
     state:dict, # Name → tensor: the weights
     n_out:int, # How many classes
-    kind:str=None # `'mlp'`, `'cnn'` or a model of torchvision; `None` sees by the weights which of the first two it is
+    kind:str=None, # `'mlp'`, `'cnn'` or a model of torchvision; `None` sees by the weights which of the first two it is
+    size:int=None # Pixels of a side of a picture; `None`: whatever a `cnn` gets, and what an `mlp` takes if it is grey
 )->tuple:
     """The network with these weights, and what becomes of a picture before it gets there, as far as the weights tell: a
     dict as `input_transform` returns it. Raises `ValueError` or `RuntimeError` if they are of another one."""
@@ -29,17 +30,15 @@ def network(
     kind = kind or ('cnn' if convs else 'mlp')
     if kind in ('mlp', 'cnn'):
         first = convs[0] if convs else state['1.weight']
-        sides = {c: math.isqrt(first.shape[1]//c) for c in (1, 3)}
-        c = first.shape[1] if convs else next((c for c,n in sides.items() if c*n*n==first.shape[1]), None)
+        n,size = first.shape[1],size or (None if convs else math.isqrt(first.shape[1]))
+        how = dict(mode={1: 'L', 3: 'RGB'}.get(n if convs else n//size**2), size=size and [size]*2)
         with torch.device('meta'):
-            model = (mlp(first.shape[1], len(first), n_out) if kind=='mlp' else
-                     cnn(first.shape[1], n_out, [len(w) for w in convs]))
-        how = dict(mode={1: 'L', 3: 'RGB'}.get(c), size=None if convs else [sides.get(c)]*2)
+            model = mlp(n, len(first), n_out) if kind=='mlp' else cnn(n, n_out, [len(w) for w in convs])
     else:
         from torchvision.models import get_model,get_model_weights,list_models
         refuse(ValueError, (kind not in list_models(), f"there is no model {kind!r}{near(kind, list_models())}"))
         model = get_model(kind, num_classes=n_out)
-        how = dict(mode='RGB', size=None, preset=get_model_weights(kind).DEFAULT.transforms())
+        how = dict(mode='RGB', preset=get_model_weights(kind).DEFAULT.transforms())
     model.load_state_dict(state, assign=True)
     return model.float(),how
 
@@ -75,8 +74,7 @@ def load_run(
             _described(config := json.loads((path.parent/'config.json').read_text()))
             return network(state, len(config['classes']))[0],config
         names = Path(classes).read_text().splitlines() if os.path.isfile(classes) else classes.split(',')
-        net,how = network(state, len(names), model)
-        if size: how['size'] = [whole('--size', size, 1)]*2
+        net,how = network(state, len(names), model, whole('--size', size, 1, none=True))
         return net,dict(classes=names, shape=None, transform=how)
     except Exception as e: # anything may be in those files
         why = f"({type(e).__name__}: {' '.join(str(e).split()):.200})"
@@ -140,7 +138,7 @@ def _rows(model, config, files, failed):
             _say(name, str(e) or type(e).__name__)
             failed.append(name)
             continue
-        yield {'file': name, 'class': p.label, 'probability': round(float(p.probs[p.index]), 6),
+        yield {'file': name, 'class': p.label, 'probability': float(p.probs[p.index]),
                'probabilities': dict(zip(config['classes'], p.probs.tolist()))}
 
 def predict(
@@ -148,11 +146,11 @@ def predict(
 )->int:
     "What `nntrain_predict` does. Returns the exit status. Raises `BadOption`."
     model,config = load_run(o.weights, o.model, o.classes, o.size)
-    rows,out = _rows(model, config, _pictures(o.images), failed := []),csv.writer(sys.stdout, lineterminator='\n')
+    rows = _rows(model, config, _pictures(o.images), failed := [])
     if o.format=='json': print(json.dumps([*rows], indent=1))
+    out = csv.writer(sys.stdout, delimiter=',' if o.format=='csv' else '\t', lineterminator='\n')
     if o.format=='csv': out.writerow(['file', 'class', 'probability'])
     for r in rows:
-        if o.format=='csv': out.writerow([r['file'], r['class'], r['probability']])
-        else: print(printable(r['file']), printable(r['class']), f"{r['probability']:.3f}", sep='\t')
+        out.writerow([printable(r['file']), printable(r['class']), f"{r['probability']:.3f}"])
         sys.stdout.flush()
     return 1 if failed else 0

@@ -32,7 +32,7 @@ def near(
     return f': did you mean {found[0]!r}?' if found else ''
 
 def _one_of(options, v):
-    if v in options: return v
+    if v.partition(':')[0] in options: return v # a folder may stand behind a tracker
     raise argparse.ArgumentTypeError(f"{v!r} isn't one of {', '.join(options)}{near(v, options)}")
 
 # %% ../nbs/70_cli.ipynb #c1b4c8a6
@@ -109,7 +109,8 @@ def _command(f):
             if Path(sys.argv[0]).stem==f.__name__ and not given: given = _begin(f)
             if given.get('config'): given = _of_run(f, given['config']) | given
             status = f(**given)
-        except BadOption as e: _parser(f).exit(2, f'{f.__name__}: {printable(e)}\n')
+        except (BadOption, FloatingPointError) as e: # the other one is a loss that is NaN
+            _parser(f).exit(1 + isinstance(e, BadOption), f'{f.__name__}: {printable(e)}\n')
         except BrokenPipeError: # or Python complains about it once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             status = 141
@@ -139,7 +140,7 @@ def nntrain_train(
     target:str=None, # CSV file: the column to predict
     device:str=None, # cpu, cuda, mps, ... (default: the accelerator if there is one)
     processes:int=1, # Train in N processes, on as many GPUs or cores
-    tracker:str=None, # Log to csv, tensorboard, trackio or wandb, into runs/ or a folder: csv:FOLDER
+    tracker:Literal['csv','tensorboard','trackio','wandb']=None, # Log to runs/, or to another folder: csv:FOLDER
     out:str=None, # Folder for the results (default: runs/DATA-MODEL)
     config:str=None, # Repeat a run, by its folder or config.json; further options change it
     resume:bool=False, # Go on with the interrupted run in the folder
@@ -149,8 +150,8 @@ def nntrain_train(
     curves and weights are left in a folder.
 
     Example: nntrain_train digits --model cnn --epochs 5
-    Exit status: 0 done, 2 an option isn't possible,
-    130 Ctrl-C, to go on with --resume"""
+    Exit status: 0 done, 1 the loss became NaN, 2 an option
+    isn't possible, 130 Ctrl-C, to go on with --resume"""
     return _work('jobs.train', locals())
 
 @_command

@@ -109,27 +109,22 @@ def _save_figure(ax, path):
     ax.figure.savefig(path, dpi=120, bbox_inches='tight')
     close(ax.figure)
 
-def _sample(ds):
-    "The first picture of the data set, or `None`"
-    if hasattr(ds, 'photos'):
-        from PIL import Image
-        return Image.fromarray(ds.photos[int(ds.rows[0])].permute(1, 2, 0).numpy())
-    im = next((o for o in columns(ds[0]) if hasattr(o, 'save')), None) if ds is not None else None
-    return im and (im.convert('RGB') if im.mode in ('CMYK', 'F', 'LAB', 'YCbCr') else im)
-
 def save_results(
     learn:Learner, # After its fit
     path:Path, # A folder; made if it isn't there
     config:dict # The options of the run; must be JSON-serialisable
 ):
-    "Write the files of `RESULTS` into `path`; sample.png, the first validation picture, only if there is one"
+    "Write the files of `RESULTS` into `path`; sample.png, the first validation picture, if they are of one size"
     path.mkdir(parents=True, exist_ok=True)
     with open(path/'history.csv', 'w', newline='') as f:
         csv.DictWriter(f, learn.history[0].keys()).writerows([{k: k for k in learn.history[0]}, *learn.history])
     _save_figure(learn.plot_losses(), path/'losses.png')
     write_file({k: v.cpu() for k,v in learn.model.state_dict().items()}, path/'weights.pt')
     (path/'config.json').write_text(json.dumps(config, indent=1)+'\n')
-    if im := _sample(rows_of(learn.dls.valid)[0]): im.save(path/'sample.png')
+    ds,_ = rows_of(learn.dls.valid)
+    first = () if ds is None or hasattr(ds, 'photos') else columns(ds[0])
+    for im in [o for o in first if hasattr(o, 'save')][:1]:
+        (im.convert('RGB') if im.mode in ('CMYK', 'F', 'LAB', 'YCbCr') else im).save(path/'sample.png')
 
 # %% ../nbs/71_jobs.ipynb #b74b7f4c
 def _earlier(config):
@@ -137,10 +132,11 @@ def _earlier(config):
     path = Path(config if os.path.isdir(config) else Path(config).parent)
     return path if path.name else path.resolve()
 
+def _usual(data, model): return Path(f"runs/{Path(data).name.removesuffix('.csv')}-{model}")
+
 def _folder(o):
     "The folder of a run"
-    if o.out or not getattr(o, 'config', None):
-        return Path(o.out or f"runs/{Path(o.data).name.removesuffix('.csv')}-{o.model}")
+    if o.out or not getattr(o, 'config', None): return Path(o.out or _usual(o.data, o.model))
     return next(p for i in count(2) if not (p := Path(f'{_earlier(o.config)}-{i}')).exists())
 
 def _checkpoints(path):
@@ -183,26 +179,28 @@ def _compared(config, folder):
     return f"The weights aren't those of {folder}: {'; '.join(what) or 'though settings and versions are the same'}"
 
 def _report(learn, path, o, seconds, interrupted):
-    "Say what was done, where the results are and what to try next"
+    "Say what was done, where the results are and what to try next. Returns the exit status."
     go_on = "To go on: the same command with --resume"
-    if not learn.history: return print(f"Interrupted before the first pass was through: nothing to save. {go_on}")
+    if not learn.history:
+        print(f"Interrupted before the first pass was through: nothing to save. {go_on}")
+        return 130
     last,n = learn.history[-1],len(learn.dls.train.dataset)
     metric,of = next(iter(learn.metrics.metrics)),'validation' if last['mode']=='eval' else 'training'
     files = [f'  {name:<12} {what}' for name,what in RESULTS.items() if (path/name).exists()]
     print(f"\n{'Interrupted. ' if interrupted else ''}Trained {o.model} on {n:,} {'rows' if o.target else 'pictures'} of "
           f"{printable(o.data)} in {seconds:.1f} s; {of} {metric} {last[metric]:.3f}.")
-    if o.config and not interrupted: print(printable(_compared(path, _earlier(o.config))))
     print(f"In {printable(path)}:", *files, sep='\n')
-    if interrupted: return print(go_on)
+    if interrupted:
+        print(go_on)
+        return 130
+    if o.config: print(printable(_compared(path, _earlier(o.config))))
     bin = '' if shutil.which('nntrain_predict') else os.path.relpath(Path(sys.executable).parent)+os.sep
-    other = not o.target and ('cnn' if o.model=='mlp' else 'mlp')
-    again = _folder(SimpleNamespace(out=None, data=o.data, model=other))
-    hints = [(path/'sample.png').exists() and ['nntrain_predict', path, path/'sample.png'],
-             other and not _has_results(again) and ['nntrain_train', o.data, '--model', other, *_size(o)],
-             ['nntrain_train', '--help']]
-    print('Try next:', *(f'  {bin}{shlex.join(map(str, h))}' for h in hints if h), sep='\n')
+    untried = () if o.target else [m for m in MODELS if m!=o.model and not _has_results(_usual(o.data, m))]
+    hints = [*[['nntrain_predict', path, path/'sample.png']]*(path/'sample.png').exists(),
+             *(['nntrain_train', o.data, '--model', m, *_kind(o)] for m in untried), ['nntrain_train', '--help']]
+    print('Try next:', *(f'  {bin}{shlex.join(map(str, h))}' for h in hints), sep='\n')
 
-def _size(o): return ['--size', o.size] if o.size else ['--target', o.target] if o.target else []
+def _kind(o): return ['--size', o.size] if o.size else ['--target', o.target] if o.target else []
 
 # %% ../nbs/71_jobs.ipynb #d4441e03
 def _run(o, path):
@@ -215,36 +213,38 @@ def _run(o, path):
             o.early_stop and EarlyStoppingS(patience=o.early_stop),
             o.tracker and TrackerS(o.tracker, name=f'{path.name}-log')]
     start,interrupted = time.perf_counter(),False
-    try: learn.fit(o.epochs, subs=[s for s in subs if s])
+    try: learn.fit(o.epochs, subs=list(filter(None, subs)))
     except KeyboardInterrupt: interrupted = True
     except (ValueError, BadCheckpoint) as e:
         if not o.resume: raise
         raise BadOption(f"--resume: {e}".replace('with CheckpointS(..., resume=False)', 'with --overwrite')) from e
+    seconds = time.perf_counter()-start
     if not is_first(): return 130*interrupted
-    config = {k: v for k,v in vars(o).items() if k not in ('resume', 'overwrite')} | more
-    if learn.history: save_results(learn, path, config | dict(passes=len(learn.history)))
-    _report(learn, path, o, time.perf_counter()-start, interrupted)
-    if interrupted: return 130
+    more['passes'] = len(learn.history)
+    if learn.history: save_results(learn, path, {k: v for k,v in vars(o).items() if k not in _doing} | more)
+    if _report(learn, path, o, seconds, interrupted): return 130
     for f in _checkpoints(path): f.unlink()
     with contextlib.suppress(OSError): (path/'checkpoints').rmdir() # other files are in it, or it's a link
 
+_doing = 'resume','overwrite' # aren't of the run
+
 def _share(o, path, ctrl_c):
-    "`_run` as one of several processes: its status and what's wrong with an option"
+    "`_run` as one of several processes, which returns what a single one raises"
     signal.signal(signal.SIGINT, ctrl_c)
-    try: return _run(o, path),None
-    except BadOption as e: return 2,str(e)
+    try: return _run(o, path)
+    except (BadOption, FloatingPointError) as e: return e
 
 def _run_shared(o, path):
     "`_run` in several processes. Ctrl-C reaches them, too, and they answer to it; this one waits."
-    os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = 'SIGTERM'
+    os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGHUP,SIGQUIT'
     stopped,ctrl_c = [],signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
-    try: status,why = launch(_share, o, path, ctrl_c, n=o.processes)
+    try: res = launch(_share, o, path, ctrl_c, n=o.processes)
     except RuntimeError:
         if not stopped: raise
-        return 130
+        res = 130
     finally: signal.signal(signal.SIGINT, ctrl_c)
-    refuse(BadOption, (why, why))
-    return status
+    if isinstance(res, Exception): raise res
+    return res
 
 def train(
     o # The options, as `nntrain_train` has them
@@ -271,6 +271,6 @@ def lr_find(
     _save_figure(learn.lr_finder.plot(), path/'lr_find.png')
     print(f"Curve: {printable(path/'lr_find.png')}")
     if not lr: return print("The loss exploded before there was anything to see: no suggestion.")
-    hint = ['nntrain_train', o.data, '--model', o.model, *_size(o), '--opt', o.opt, '--lr', f'{lr:.2g}']
+    hint = ['nntrain_train', o.data, '--model', o.model, *_kind(o), '--opt', o.opt, '--lr', f'{lr:.2g}']
     if _has_results(path): hint += ['--out', f'{path}-{lr:.2g}']
     print(f"Suggested learning rate: {lr:.2g}\nTry next: {shlex.join(map(str, hint))}")
