@@ -97,8 +97,8 @@ def unlike(
     (low,high),bright = how.get('brightness') or (0, 1),float(x.mean())
     room = (high-low)/2
     return ', and '.join([f"it is {w} x {h}, the pictures of the training were {W} x {H}"]*far +
-                         [f"it is darker than those of the training"]*(bright < low-room) +
-                         [f"it is brighter than those of the training"]*(bright > high+room))
+                         ["it is darker than those of the training"]*(bright < low-room) +
+                         ["it is brighter than those of the training"]*(bright > high+room))
 
 def _batch(im, how):
     "A batch of the picture alone, before `NormalizationS`"
@@ -108,6 +108,7 @@ def _batch(im, how):
     im = im if size is None or list(im.size)==size else im.resize(size)
     return hf_ds_collate_fn([(im,)], flatten=False)[0]
 
+# %% ../nbs/72_classify.ipynb #a6bfc9b4
 def _pictures(names):
     "The files of these names; a folder becomes the pictures in it, and `-` what comes in from standard input"
     from PIL import Image

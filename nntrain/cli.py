@@ -97,7 +97,7 @@ def _of_run(f, file):
     except (OSError, ValueError, TypeError) as e: raise BadOption(f"--config: {path} can't be read: {e}") from e
     res = {k: config[k] for k in inspect.signature(f).parameters if k in config and k not in ('out', 'config')}
     for k,v in res.items():
-        if f.__annotations__[k] is bool and not isinstance(v, bool): raise BadOption(f"--config: {k} is {v!r} in {path}")
+        if f.__annotations__[k] is bool and type(v) is not bool: raise BadOption(f"--config: {k} is {v!r} in {path}")
     return res
 
 def _command(f):

@@ -167,15 +167,15 @@ def _open_folder(path):
         tempfile.TemporaryFile(dir=path).close()
 
 # %% ../nbs/71_jobs.ipynb #63c1b4e2
-def _compared(config, folder):
-    "A line about whether a run ended with the weights of an earlier one, and what else is different"
+def _compared(path, folder):
+    "A line: does the run in `path` have the weights of that in `folder`, and if not, what else is different?"
     try:
-        old,(a,b) = json.loads((folder/'config.json').read_text()),(read_state(p/'weights.pt') for p in (folder, config))
-        new = json.loads((config/'config.json').read_text())
+        old,new = (json.loads((p/'config.json').read_text()) for p in (folder, path))
+        a,b = (read_state(p/'weights.pt') for p in (folder, path))
     except (OSError, ValueError, BadCheckpoint) as e: return f"There is nothing to compare with in {folder}: {e}"
     if a.keys()==b.keys() and all(map(torch.equal, a.values(), b.values())): return (
         f"The weights are those of {folder}, to the last bit.")
-    what = [f'{k} was {old.get(k)}, is {new[k]}' for k in new if k not in ('out', 'config') and old.get(k)!=new[k]]
+    what = [f'{k} was {old.get(k)}, is {v}' for k,v in new.items() if k not in ('out', 'config') and old.get(k)!=v]
     return f"The weights aren't those of {folder}: {'; '.join(what) or 'though settings and versions are the same'}"
 
 def _report(learn, path, o, seconds, interrupted):
@@ -187,8 +187,8 @@ def _report(learn, path, o, seconds, interrupted):
     last,n = learn.history[-1],len(learn.dls.train.dataset)
     metric,of = next(iter(learn.metrics.metrics)),'validation' if last['mode']=='eval' else 'training'
     files = [f'  {name:<12} {what}' for name,what in RESULTS.items() if (path/name).exists()]
-    print(f"\n{'Interrupted. ' if interrupted else ''}Trained {o.model} on {n:,} {'rows' if o.target else 'pictures'} of "
-          f"{printable(o.data)} in {seconds:.1f} s; {of} {metric} {last[metric]:.3f}.")
+    print(f"\n{'Interrupted. ' if interrupted else ''}Trained {o.model} on {n:,} {'rows' if o.target else 'pictures'} "
+          f"of {printable(o.data)} in {seconds:.1f} s; {of} {metric} {last[metric]:.3f}.")
     print(f"In {printable(path)}:", *files, sep='\n')
     if interrupted:
         print(go_on)
@@ -220,14 +220,13 @@ def _run(o, path):
         raise BadOption(f"--resume: {e}".replace('with CheckpointS(..., resume=False)', 'with --overwrite')) from e
     seconds = time.perf_counter()-start
     if not is_first(): return 130*interrupted
-    more['passes'] = len(learn.history)
-    if learn.history: save_results(learn, path, {k: v for k,v in vars(o).items() if k not in _doing} | more)
+    config = {k: v for k,v in vars(o).items() if k not in ('resume', 'overwrite')} | more
+    if learn.history: save_results(learn, path, config | dict(passes=len(learn.history)))
     if _report(learn, path, o, seconds, interrupted): return 130
     for f in _checkpoints(path): f.unlink()
     with contextlib.suppress(OSError): (path/'checkpoints').rmdir() # other files are in it, or it's a link
 
-_doing = 'resume','overwrite' # aren't of the run
-
+# %% ../nbs/71_jobs.ipynb #d292b04a
 def _share(o, path, ctrl_c):
     "`_run` as one of several processes, which returns what a single one raises"
     signal.signal(signal.SIGINT, ctrl_c)
