@@ -79,7 +79,8 @@ def load_run(
     except Exception as e: # anything may be in those files
         why = f"({type(e).__name__}: {' '.join(str(e).split()):.200})"
         what = f"{path} isn't weights of {model} for these classes" if model else (
-            f"{path.parent} isn't a folder that nntrain_train wrote (for weights alone: --model and --classes)")
+            f"{path.parent} isn't a folder of nntrain_train or to_folder for pictures, and weights alone need --model "
+            "and --classes")
         raise BadOption(f"WEIGHTS: {what} {why}") from e
 
 # %% ../nbs/72_classify.ipynb #0a88bd2f

@@ -36,7 +36,9 @@ def bad_option(
 ):
     "Turn the errors inside the block into a `BadOption`"
     try: yield
-    except Exception as e: raise BadOption(f'{prefix}{e or type(e).__name__}') from e # files raise anything
+    except Exception as e: # files raise anything
+        text = str(e).replace('size=160', '--size 160') # as Python has it
+        raise BadOption(prefix+(text or type(e).__name__)) from e
 
 def get_data(
     o # Has `data`, `batch_size`, `size` and `target`
@@ -92,7 +94,7 @@ def get_learner(
     table = getattr(dls, 'preprocessor', None)
     classes = [str(c) for c in (table.classes or ()) if table] if table else class_names(dls)
     model = tabular_mlp(**table.sizes) if table else get_model(o.model, shape, len(classes))
-    metric = dict(accuracy=Accuracy()) if classes else dict(error=lambda preds, targs: (preds-targs).abs().mean())
+    metric = dict(accuracy=Accuracy()) if classes else dict(mae=lambda preds, targs: (preds-targs).abs().mean())
     learn = Learner(model, dls, F.cross_entropy if classes else F.mse_loss, optim_class, lr, [MetricsS(**metric), move])
     return learn,dict(lr=lr, device=str(move.device), shape=shape, classes=classes, transform=input_transform(learn),
                       nntrain=import_module('nntrain').__version__, torch=torch.__version__,
@@ -100,7 +102,7 @@ def get_learner(
 
 # %% ../nbs/71_jobs.ipynb #a9f0cdaa
 RESULTS = {'history.csv': 'a row of numbers for each pass', 'losses.png': 'the curves',
-           'weights.pt': 'for nntrain_predict, or model.load_state_dict(torch.load(...))',
+           'weights.pt': 'the weights, to be read by torch.load',
            'config.json': 'what was trained, and how', 'sample.png': 'a picture that it never saw'}
 
 def _save_figure(ax, path):
