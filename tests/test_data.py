@@ -1,6 +1,6 @@
 "Data loaders where they need processes of their own: workers, races, deaths, memory. The rest is tested in the notebooks of chapter 1."
 import multiprocessing as mp
-import os, random, re, signal, subprocess, sys, time
+import os, random, signal, subprocess, sys, time
 from functools import partial
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -386,15 +386,15 @@ def test_cache_dir_between_processes_and_in_a_race(dd, tmp_path):
     assert torch.equal(cols['image'], decode(dd['train'])['image'])
 
 def test_killed_while_saving_leaves_nothing_that_is_used(dd, tmp_path):
-    code = decode_once.replace("ds = digits()", "import os, torch\nold = torch.save\ndef save(f, x):\n    old(f, x); os._exit(9)\ntorch.save = save\nds = digits()")
+    code = decode_once.replace("ds = digits()", "import os, torch\nold = torch.save\ndef save(x, f):\n    old(x, f); os._exit(9)\ntorch.save = save\nds = digits()")
     assert run(code, tmp_path, 0).returncode==9
     left, = tmp_path.iterdir()
-    assert left.name.startswith('.part-')
-    alive = left.with_name(re.sub(r'-\d+-', f'-{os.getpid()}-', left.name)) # as if this process were writing
-    others = [alive, *(tmp_path/o for o in ('.part-another-1-x', '.part-x', 'notes.txt'))]
+    assert left.suffix=='.tmp'
+    others = [tmp_path/o for o in ('.being-written.pt.0.tmp', 'notes.tmp', 'notes.txt')]
     for o in others: o.touch()
+    for o in (left, *others[1:]): os.utime(o, (0, time.time()-3700))
     assert run(decode_once, tmp_path, 0).stdout.split()[0] == '2' # decoded again
-    copy, = set(tmp_path.iterdir())-set(others) # what the killed process left is gone, what belongs to others isn't
+    copy, = set(tmp_path.iterdir())-set(others) # what the killed process left is gone, what others may still write isn't
     assert copy.suffix=='.pt' and all(o.exists() for o in others)
 
 peak = '''

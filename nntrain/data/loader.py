@@ -14,7 +14,7 @@ from copy import copy
 import torch
 from torch.utils.data import (DataLoader,Dataset,IterableDataset,default_collate,default_convert,
                               get_worker_info)
-from ..checks import whole
+from ..checks import refuse,whole
 from ..core import add_note,endless,keep_rng,map_tensors,n_batches
 from .order import BatchPlan,mix_seed,seeded
 
@@ -274,11 +274,11 @@ class Loader(DataLoader):
         """The next iteration continues at batch `state['batch']` of pass `state['epoch']`. Raises `ValueError` if the
         data or the batch size isn't the same."""
         ours = self.state_dict()
-        for k in ('batch_size','rows','workers'):
-            if (then := state.get(k, ours.get(k)))!=ours.get(k):
-                raise ValueError(f"split {self.split!r}: the state was saved with {k}={then}, this loader has "
-                                 f"{k}={ours.get(k)}. Build it from the same data, with the same batch size and, if it "
-                                 "is a stream, the same num_workers")
+        refuse(ValueError, *((state.get(k, ours[k])!=ours[k],
+                              f"split {self.split!r}: the state was saved with {k}={state.get(k)}, this loader has "
+                              f"{k}={ours[k]}. Build it from the same data, with the same batch size and, if it is a "
+                              "stream, the same num_workers")
+                             for k in ('batch_size','rows','workers') if k in ours))
         self.seed,self.epoch,self.batch,self.current = state['seed'],state['epoch'],state['batch'],None
         self.first,self.place = state.get('first', ''),state.get('place')
         if self.plan is not None: self.plan.seed = self.seed
@@ -319,13 +319,14 @@ class Stretches:
 
 def with_stretches(
     dls, # An object with the loaders `train` and `valid`
-    size:int # Batches of a stretch
+    size:int, # Batches of a stretch
+    split:str='train' # Which of its loaders: `'train'` or `'valid'`
 ):
-    "A copy of `dls` whose training loader comes in stretches"
-    train = Stretches(dls.train, size)
-    if hasattr(dls, '_replace'): return dls._replace(train=train) # a named tuple
+    "A copy of `dls` with a loader that comes in stretches"
+    dl = Stretches(getattr(dls, split), size)
+    if hasattr(dls, '_replace'): return dls._replace(**{split: dl}) # a named tuple
     dls = copy(dls)
-    dls.train = train
+    setattr(dls, split, dl)
     return dls
 
 def in_steps(
@@ -334,10 +335,10 @@ def in_steps(
     valid_every:int=None # Batches of a stretch; `None` for all
 )->tuple:
     "`(number of stretches, their size)`; raises `TypeError` or `ValueError` on bad arguments"
-    if epochs is not None: raise ValueError(f"fit takes epochs ({epochs}) or steps ({steps}), not both")
+    refuse(ValueError, (epochs is not None, f"fit takes epochs ({epochs}) or steps ({steps}), not both"))
     steps,size = whole('steps', steps, 1),whole('valid_every', steps if valid_every is None else valid_every, 1)
-    if steps%size:
-        raise ValueError(f"steps={steps} is no multiple of valid_every={size}: try steps={-(-steps//size)*size}")
+    refuse(ValueError, (
+        steps%size, f"steps={steps} is no multiple of valid_every={size}: try steps={-(-steps//size)*size}"))
     return steps//size,size
 
 # %% ../../nbs/12_loader.ipynb #3c1d000b
