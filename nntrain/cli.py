@@ -6,7 +6,16 @@
 __all__ = ['BadOption', 'printable', 'near', 'nntrain_train', 'nntrain_lr_find', 'nntrain_predict']
 
 # %% ../nbs/70_cli.ipynb #bf5bc78a
-import argparse,difflib,inspect,json,os,signal,sys,warnings
+import os,signal,sys
+
+def _stopped(*_):
+    os.write(2, b'\nInterrupted.\n')
+    os._exit(130) # an exception could end up anywhere in what is being imported
+
+if os.path.basename(sys.argv[0]).startswith('nntrain_'): signal.signal(signal.SIGINT, _stopped) # we are the program
+
+# %% ../nbs/70_cli.ipynb #e9c9f590
+import argparse,difflib,inspect,json,warnings
 from functools import partial,wraps
 from importlib import import_module
 from pathlib import Path
@@ -77,13 +86,8 @@ def _options(f, args):
     return vars(p.parse_args(args))
 
 # %% ../nbs/70_cli.ipynb #3ce8b5ab
-def _stopped(*_):
-    os.write(2, b'\nInterrupted.\n')
-    os._exit(130) # an exception could end up anywhere in what is being imported
-
 def _begin(f):
     "Begin as a program: returns the options of the command line"
-    signal.signal(signal.SIGINT, _stopped)
     given = _options(f, sys.argv[1:])
     os.environ['MPLBACKEND'] = 'agg'
     warnings.formatwarning = lambda message, *_: f'{f.__name__}: {printable(message)}\n'

@@ -1,5 +1,5 @@
 """The commands as a user has them: with arguments, in a folder, in a pipe. Most run in this process, since another one has to load PyTorch first."""
-import json, os, re, signal, subprocess, sys, time, warnings
+import json, os, re, subprocess, sys, time, warnings
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ def process(command):
 @pytest.fixture
 def call(capsys, monkeypatch):
     "Run a command as a program does, but in this process: its output, what it said on standard error, and its status"
-    kept = signal.getsignal(signal.SIGINT), warnings.formatwarning
+    kept = warnings.formatwarning
     def f(cwd, name, *args):
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, 'argv', [f'/usr/bin/{name}', *map(str, args)])
@@ -43,8 +43,7 @@ def call(capsys, monkeypatch):
         out, err = capsys.readouterr()
         return subprocess.CompletedProcess(sys.argv, status, out, err)
     yield f
-    signal.signal(signal.SIGINT, kept[0])
-    warnings.formatwarning = kept[1]
+    warnings.formatwarning = kept
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
