@@ -162,8 +162,8 @@ class Loader(DataLoader):
         *, seed:int=0, # The same seed gives the same batches
         split:str='train', # What errors call the data
         why:str=None, # Why the data aren't decoded in memory, for the `repr`
-        own_rows:bool=None, # Does an iterable give each of several processes rows of its own? `None`: it does if it was
-        # split by `split_dataset_by_node` of Hugging Face; if not, each reads all rows and keeps its share of each batch
+        own_rows:bool=None, # Does an iterable give each of several processes rows of its own? `None`: if it was split by
+        # `split_dataset_by_node` of Hugging Face. If not, each process reads all and keeps its share of each batch.
         **kwargs # To `DataLoader`, such as `num_workers`; for an iterable also `batch_size` and `collate_fn`
     ):
         self.plan,self.seed,self.split,self.why = plan,seed,split,why
@@ -171,11 +171,11 @@ class Loader(DataLoader):
         self.n_rows = self.n_all = None # of the last batch: the rows in it, and with those of other processes
         whole('num_workers', kwargs.get('num_workers', 0))
         own = [kwargs.pop(k, d) for k,d in dict(batch_size=1, collate_fn=None, drop_last=False, shuffle=True).items()]
-        if own_rows is None: own_rows = getattr(getattr(dataset, '_distributed', None), 'world_size', 1) > 1
-        self.own_rows = plan is None and own_rows
+        was_split = getattr(getattr(dataset, '_distributed', None), 'world_size', 1) > 1 # of Hugging Face
+        self.own_rows = plan is None and (was_split if own_rows is None else own_rows)
         self.seeks = (not kwargs.get('num_workers') and isinstance(own[3], bool) and seekable(dataset)
-                      and not (own_rows and world() > 1)) # a place is that of one process
-        if plan is None: dataset = Stream(dataset, *own[:2], split, *own[2:], own_rows)
+                      and not (self.own_rows and world() > 1)) # a place is that of one process
+        if plan is None: dataset = Stream(dataset, *own[:2], split, *own[2:], self.own_rows)
         else: kwargs.update(sampler=plan)
         super().__init__(dataset, generator=torch.Generator(), batch_size=None, collate_fn=identity, **kwargs)
         vars(self)['batch_size'] = own[0] if plan is None else plan.batch_size # for readers; torch was told `None`
@@ -216,8 +216,8 @@ class Loader(DataLoader):
             self.dataset.at.copy_(torch.tensor((self.seed, epoch, *share)))
             self.dataset.start,self.dataset.place = start,self.place if start and self.seeks else None
         it = self._start()
-        stream = self._together(it) if self.own_rows and share!=(0,1) else it
-        try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(stream, start, share)
+        rows = self._together(it) if self.own_rows and share!=(0,1) else it
+        try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(rows, start, share)
         except (RuntimeError, ConnectionError, EOFError) as e:
             if self.num_workers: add_note(e, f"nntrain: split {self.split!r}, in a worker or while waiting for one. "
                                              "If it was killed, try fewer workers; num_workers=0 shows which row it is")
@@ -293,8 +293,8 @@ class Loader(DataLoader):
         place = self.dataset.ds.state_dict() if mine else None if self.current else self.place # which was loaded
         return dict(seed=self.seed, epoch=self.epoch, batch=self.batch, batch_size=self.batch_size or 0,
                     rows=-1 if self.plan is None else self.plan.n) | (
-            {} if self.plan is not None else
-            dict(workers=max(self.num_workers, 1), parts=world() if self.own_rows else 1, first=self.first, place=place))
+            {} if self.plan is not None else dict(workers=max(self.num_workers, 1), first=self.first, place=place,
+                                                  parts=world() if self.own_rows else 1))
 
     def load_state_dict(self,
         state:dict # What `state_dict` returned, of this loader or another one of the same data
