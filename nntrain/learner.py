@@ -264,6 +264,7 @@ class Learner(Publisher):
     explain = doorbell('explain.explain',
                        "`(epochs, detail='short')`: the loop that `fit` would run, as plain code that you can run.")
     step_through = doorbell('replay.step_through', "A fit that halts at each event and leaves no trace.")
+    record = doorbell('player.record', "`(batches=2, epochs=1)`: a short fit, to be replayed; leaves no trace.")
     check = doorbell('check.check', "Look for mistakes that a training run hides, in a few seconds.")
     confusion_matrix = doorbell('results.confusion_matrix', "How often each class was taken for each.")
     plot_confusion = doorbell('results.plot_confusion', "Draw the confusion matrix.")
