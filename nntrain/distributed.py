@@ -26,7 +26,7 @@ from .events import Alone,CANCELS,EVENTS,Subscriber
 from .finite import divisor,is_sum
 from .learner import Learner
 from .metrics import mergeable,merged
-from .processes import (any_of,average,from_first,gathered,is_first,largest,launch,leave,meet,rank,spread,start,
+from .processes import (any_of,average,follows,from_first,gathered,is_first,largest,launch,leave,meet,rank,spread,start,
                                total,world)
 from .subscribers import MetricsS,optimizers
 
@@ -294,7 +294,7 @@ class DistributedS(Subscriber):
         if e is self.outer:
             meet('at the end of the fit')
             set_rng_state(from_first(rng_state()))
-        elif isinstance(e, dist.DistError) or 'gloo' in str(e):
+        elif follows(e):
             add_note(e, "nntrain: another process has ended, or waits elsewhere: see its error, which came first")
 
 # %% ../nbs/35_distributed.ipynb #35d00025

@@ -147,8 +147,8 @@ class Around(Learner):
 def test_other_learners(tmp_path, cls): as_one(tmp_path, cls=cls, model=OwnModel, n=641)
 
 def ignoring(p, y): return F.cross_entropy(p, y.where(y<7, -100))
-@pytest.mark.parametrize('loss', [nn.CrossEntropyLoss(ignore_index=3), nn.CrossEntropyLoss(weight=torch.arange(1., 11)), nn.CrossEntropyLoss(reduction='sum'), nn.CrossEntropyLoss(ignore_index=3, weight=torch.arange(1., 11))], ids=['ignored', 'weights', 'sum', 'both'])
-def test_what_a_batch_weighs(tmp_path, loss): as_one(tmp_path, 1e-4 if loss.reduction=='sum' else 1e-6, loss=loss, n=300, bs=50, extra='accum' if loss.reduction!='sum' else '')
+@pytest.mark.parametrize('extra,loss', [('', nn.CrossEntropyLoss(ignore_index=3)), ('accum', nn.CrossEntropyLoss(weight=torch.arange(1., 11))), ('', nn.CrossEntropyLoss(reduction='sum')), ('accum', nn.CrossEntropyLoss(ignore_index=3, weight=torch.arange(1., 11)))], ids=['ignored', 'weights', 'sum', 'both'])
+def test_what_a_batch_weighs(tmp_path, extra, loss): as_one(tmp_path, 1e-4 if loss.reduction=='sum' else 1e-6, loss=loss, n=300, bs=50, extra=extra)
 
 def refused(tmp, match, world=2, f=None, **kw):
     "All processes end soon, with an error that says what is wrong"
@@ -190,7 +190,7 @@ def test_resumed_to_the_last_bit(tmp_path, straight, how, codes, shard):
     "Process 1 ends, and the other one soon, within a window of batches; resumed, the run ends as one that was never stopped"
     kw = RESUMED | dict(shard=shard)
     got,outs,s = forked(lambda: job(tmp_path/'x', subs=[checkpoint(tmp_path/'b'), DieS(how)], **kw), 2, tmp_path/'dead')
-    assert s < 5 and 0 not in got and got[1]==codes[1] and codes[0] in (None, got[0]), (got, outs)
+    assert not {0, 'hung'} & set(got) and got[1]==codes[1] and codes[0] in (None, got[0]), (got, outs)
     resumed = run(tmp_path/'resumed', 2, subs=[checkpoint(tmp_path/'b')], **kw)
     for a,b in zip(straight(2, shard), resumed): assert weights_differ(a, b)==0 and a['history']==b['history']
     assert not [p for p in (tmp_path/'b').iterdir() if p.name.startswith('.')]
