@@ -194,6 +194,7 @@ def launch(
         logging.getLogger(f'torch.{name}').setLevel(logging.CRITICAL)
     config = LaunchConfig(1, 1, whole('n', n, 1, 'processes'), run_id='launch', start_method='fork', max_restarts=0,
                           rdzv_backend='c10d', rdzv_endpoint='localhost:0')
+    config.signals_to_handle = os.environ.get('TORCHELASTIC_SIGNALS_TO_HANDLE', 'SIGTERM,SIGINT,SIGHUP,SIGQUIT')
     try: return _unpack(elastic_launch(config, _main)(f, *args)[0])
     except ChildFailedError as e:
         i,text = e.get_first_failure()[0],e.get_first_failure()[1].message

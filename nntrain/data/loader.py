@@ -89,7 +89,7 @@ class Stream(Rows, IterableDataset):
         self.at = torch.tensor((0,0,0,1)).share_memory_() # seed, number of the pass, share: workers see it, too
 
     def __len__(self):
-        if self.own_rows and world() > 1: raise TypeError("how many rows the other processes have isn't known")
+        refuse(TypeError, (self.own_rows and world() > 1, "how many rows the other processes have isn't known"))
         n,bs = len(self.ds),self.batch_size or 1
         return n//bs if self.drop_last else -(-n//bs)
 
@@ -162,8 +162,8 @@ class Loader(DataLoader):
         *, seed:int=0, # The same seed gives the same batches
         split:str='train', # What errors call the data
         why:str=None, # Why the data aren't decoded in memory, for the `repr`
-        own_rows:bool=None, # Does an iterable give each of several processes rows of its own? `None`: if it was split by
-        # `split_dataset_by_node` of Hugging Face. If not, each process reads all and keeps its share of each batch.
+        own_rows:bool=None, # Does an iterable give each of several processes rows of its own? `None`: if it was split
+        # by `split_dataset_by_node` of Hugging Face. If not, each process reads all and keeps its share of each batch.
         **kwargs # To `DataLoader`, such as `num_workers`; for an iterable also `batch_size` and `collate_fn`
     ):
         self.plan,self.seed,self.split,self.why = plan,seed,split,why
@@ -251,9 +251,8 @@ class Loader(DataLoader):
             last = last if b is None else b # one that was skipped when a run goes on isn't there
             n_all,never = total(n, last is None)
             if not n_all: return
-            if never:
-                raise ValueError(f"split {self.split!r}: a process got no rows of the stream at all. It needs as many "
-                                 "shards as there are processes, or more")
+            refuse(ValueError, (never, f"split {self.split!r}: a process got no rows of the stream at all. It needs as "
+                                       "many shards as there are processes, or more"))
             yield last,n,int(n_all),''
 
     def _stream(self, it, start, share):
