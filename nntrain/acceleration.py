@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 import torch
 from torch import nn
-from .checks import choice,number,whole
+from .checks import choice,number,refuse,whole
 from .core import map_tensors,n_batches,names_from
 from .events import CancelBatchException,CancelStepException
 from .learner import MomentumLearner
@@ -21,11 +21,17 @@ from .subscribers import searching
 from .transforms import AugmentS,NormalizationS
 
 # %% ../nbs/32_acceleration.ipynb #f112d118
+def _refuse_fading(learn, what, other):
+    refuse(TypeError, (
+        isinstance(learn, MomentumLearner),
+        f"{what} needs gradients that start at zero, and MomentumLearner lets them fade: use Learner with "
+        f"partial(torch.optim.SGD, momentum=0.85){other}"))
+
 class GradAccumS(StatefulS):
     """Steps once for every `n` batches, with the gradients that one batch of all their samples would have given.
     Raises `TypeError` or `ValueError` on another `n`; in the fit, `TypeError` with a `MomentumLearner`."""
     order = -2 # before whatever looks at gradients
-    state,i,total,weight,first,params = ('i', 'total', 'first', 'grads'),0,0.,1.,1,()
+    state,i,total,weight,first,params = ('i', 'total', 'first'),0,0.,1.,1,()
     def __init__(self,
         n:int # Batches per step
     ): self.n = whole('n', n, 1, 'batches')
@@ -36,22 +42,12 @@ class GradAccumS(StatefulS):
         "How many optimizer steps `n` batches make; the last may have fewer batches"
         return math.ceil(n/self.n)
 
-    @property
-    def grads(self)->list:
-        "The gradients gathered so far; none between two windows"
-        return [None if p.grad is None else p.grad.clone() for p in self.params] if self.i else []
-    @grads.setter
-    def grads(self, grads):
-        for p,g in zip(self.params, grads): p.grad = None if g is None else g.to(p.device)
-
     def before_fit(self, learn):
-        if isinstance(learn, MomentumLearner):
-            raise TypeError("GradAccumS needs gradients that start at zero, and MomentumLearner lets them fade: use "
-                            "Learner with partial(torch.optim.SGD, momentum=0.85)")
+        _refuse_fading(learn, 'GradAccumS', '')
         self.i,self.total = 0,0.
+        if learn.trains: self.begin()
 
-    def before_epoch(self, learn): # by now the model is what will be trained
-        if learn.training: self.params = list(learn.model.parameters()); self.begin()
+    def before_epoch(self, learn): self.params = list(learn.model.parameters()) # by now they are what will be trained
 
     def after_loss(self, learn):
         if not learn.training: return
@@ -109,9 +105,9 @@ class MixedPrecisionS(StatefulS):
     ): self.dtype = choice('dtype', dtype, (None, torch.float16, torch.bfloat16))
 
     def before_fit(self, learn):
-        if sum(isinstance(s, MixedPrecisionS) for s in learn.subs) > 1:
-            raise ValueError("two MixedPrecisionS take part in this fit, and would undo each other: give the learner "
-                             "or `fit` just one")
+        refuse(ValueError, (
+            sum(isinstance(s, MixedPrecisionS) for s in learn.subs) > 1,
+            "two MixedPrecisionS take part in this fit, and would undo each other: give the learner or `fit` just one"))
         self.context,self.scaler,self.now,self.unscaled = None,None,None,False
 
     def before_epoch(self, learn): # by now the model is on its device
@@ -121,32 +117,19 @@ class MixedPrecisionS(StatefulS):
         if dtype: self.context = torch.autocast(device, dtype)
         else: warnings.warn(f"MixedPrecisionS: {device} can't compute in {self.dtype or '16 bits'}; going on in full "
                             "precision")
-        if dtype==torch.float16 and learn.trains: self.start_scaler(learn, device)
+        if dtype==torch.float16 and learn.trains:
+            _refuse_fading(learn, 'float16', ', or MixedPrecisionS(torch.bfloat16)')
+            self.scaler = torch.amp.GradScaler(device)
+            self.scaler.scale(torch.ones((), device=device)) # makes its tensors: a resumed run may begin with a step
         self.begin()
-
-    def start_scaler(self,
-        learn, # A learner, at the first epoch of a fit
-        device:str # The type of its model's device
-    ):
-        "Make the gradient scaler of this fit"
-        if isinstance(learn, MomentumLearner):
-            raise TypeError("float16 needs gradients that start at zero, and MomentumLearner lets them fade: use "
-                            "Learner with partial(torch.optim.SGD, momentum=0.85), or MixedPrecisionS(torch.bfloat16)")
-        self.scaler = torch.amp.GradScaler(device)
-        self.scaler.scale(torch.ones((), device=device)) # makes its tensors: a resumed run may begin with a step
 
     def before_batch(self, learn):
         if self.context and not self.inside: self.context.__enter__()
         self.inside += 1 # predictions may be asked for in the middle of a batch
 
     def after_predict(self, learn): # NumPy doesn't know bfloat16
-        if self.context and not learn.training: learn.preds = map_tensors(self.full, learn.preds)
-
-    def full(self,
-        t # A tensor
-    ):
-        "`t` with 32 bits if it has the 16 of autocast"
-        return t.float() if t.dtype==self.context.fast_dtype else t
+        if not self.context or learn.training: return
+        learn.preds = map_tensors(lambda t: t.float() if t.dtype==self.context.fast_dtype else t, learn.preds)
 
     def leave(self):
         "Leave autocast, or one level of it"

@@ -321,8 +321,8 @@ def _about_inputs(x, y, model, e):
     text = _first(
         (t.device!=p.device, f"the model is on {p.device}, the batch on {t.device}: add DeviceS() to the subscribers"),
         (t.dtype!=p.dtype and (_numeric(t) or t.dtype==torch.uint8),
-         f"the input is {t.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate function "
-         f"or model.to({t.dtype})"),
+         f"the input is {t.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate function"
+         + f" or model.to({t.dtype})"*_numeric(t)),
         (not embedded and not _numeric(x) and _numeric(y) and y.ndim > x.ndim,
          f"the first column, the input, holds whole numbers of shape {tuple(x.shape)}, the one after it floats of "
          f"shape {tuple(getattr(y, 'shape', ()))}: if that is the wrong way round, change their order, "
