@@ -194,12 +194,9 @@ class GradClipS(StatefulS):
     @property
     def norms(self)->list:
         "The length of the gradient at each step, before clipping; thinned in long runs, see `Trace`"
-        new = [v for v in self._norms if isinstance(v, torch.Tensor)] # the others were loaded, and come first
-        return self._norms[:len(self._norms)-len(new)]+(torch.stack(new).tolist() if new else [])
+        return self._norms.numbers()
 
-    def state_dict(self):
-        values = torch.tensor(self.norms, dtype=torch.float64)
-        return dict(norms=dict(values=values, every=self._norms.every, n=self._norms.n))
+    def state_dict(self): return dict(norms=self._norms.state_dict())
     def put_state(self, state): self._norms.load_state_dict(state['norms'])
 
 def plot_grad_norm(
@@ -209,9 +206,9 @@ def plot_grad_norm(
     """Plot the length of the gradient at each step of the last fit with a `GradClipS`, and the limit. Returns the axes;
     raises `ValueError` if there was none."""
     clip = getattr(learn, 'grad_clip', None)
-    if not clip or not clip._norms:
-        raise ValueError("there are no norms to plot: fit with GradClipS() among the subscribers first")
-    ax = clip._norms.plot(ax, clip.norms, ylabel='norm of the gradient', yscale='log')
+    refuse(ValueError, (
+        not clip or not clip._norms, "there are no norms to plot: fit with GradClipS() among the subscribers first"))
+    ax = clip._norms.plot(ax, ylabel='norm of the gradient', yscale='log')
     if clip.max_norm: ax.axhline(clip.max_norm, c='C3', ls='--', label='max_norm'); ax.legend()
     return ax
 
@@ -222,8 +219,9 @@ def compile_model(
 ):
     """Compile the model in place, so that the names of its weights stay as they are. Returns the learner; raises
     `TypeError` if the model isn't a module of torch."""
-    if not hasattr(learn.model, 'compile'):
-        raise TypeError(f"model must be a torch.nn.Module to be compiled, not {type(learn.model).__name__}")
+    refuse(TypeError, (
+        not hasattr(learn.model, 'compile'),
+        f"model must be a torch.nn.Module to be compiled, not {type(learn.model).__name__}"))
     learn.model.compile(**kwargs)
     return learn
 

@@ -63,8 +63,9 @@ def choice(
     options # The values allowed
 ):
     "`v`, if it is one of `options`. Raises `ValueError` that lists them."
-    if not any(v is o or (type(v) is type(o) and v==o) for o in options):
-        raise ValueError(f"{name} must be {', '.join(map(repr, options[:-1]))} or {options[-1]!r}, not {v!r}")
+    refuse(ValueError, (
+        not any(v is o or (type(v) is type(o) and v==o) for o in options),
+        f"{name} must be {', '.join(map(repr, options[:-1]))} or {options[-1]!r}, not {v!r}"))
     return v
 
 def instance(
@@ -72,8 +73,8 @@ def instance(
     v # The value to check
 ):
     "`v`, unless it is a class where an instance is wanted: then a `TypeError` says to add the brackets"
-    if isinstance(v, type): raise TypeError(f"{name} is the class {v.__name__}, not an instance of it: write "
-                                            f"{v.__name__}()")
+    cls = getattr(v, '__name__', '')
+    refuse(TypeError, (isinstance(v, type), f"{name} is the class {cls}, not an instance of it: write {cls}()"))
     return v
 
 # %% ../nbs/01_checks.ipynb #47dac5ba
