@@ -31,7 +31,7 @@ class GradAccumS(StatefulS):
     """Steps once for every `n` batches, with the gradients that one batch of all their samples would have given.
     Raises `TypeError` or `ValueError` on another `n`; in the fit, `TypeError` with a `MomentumLearner`."""
     order = -2 # before whatever looks at gradients
-    state,i,total,weight,first,params = ('i', 'total', 'first'),0,0.,1.,1,()
+    state,i,total,weight,first,params,closes = ('i', 'total', 'first'),0,0.,1.,1,(),True
     def __init__(self,
         n:int # Batches per step
     ): self.n = whole('n', n, 1, 'batches')
@@ -49,6 +49,9 @@ class GradAccumS(StatefulS):
 
     def before_epoch(self, learn): self.params = list(learn.model.parameters()) # by now they are what will be trained
 
+    def before_batch(self, learn): # is it the last of its window? Several processes then average their gradients
+        self.closes = self.i+1 >= self.n or learn.batch_idx+1==n_batches(learn.dl)
+
     def after_loss(self, learn):
         if not learn.training: return
         n = learn.processes.weight(learn) # a number, or a tensor that isn't waited for
@@ -60,7 +63,7 @@ class GradAccumS(StatefulS):
     def after_backward(self, learn): self.i,self.total = self.i+1,self.total+self.weight
 
     def before_step(self, learn):
-        if self.i < self.n and learn.batch_idx+1!=n_batches(learn.dl): raise CancelStepException
+        if not self.closes: raise CancelStepException
         total = self.total.clamp(min=1e-30) if isinstance(self.total, torch.Tensor) else self.total or 1
         for p in self.params:
             if p.grad is not None and not learn.mean_loss.sums: p.grad /= total
@@ -71,7 +74,7 @@ class GradAccumS(StatefulS):
 
     def after_epoch(self, learn): # the last window of a stream
         if not self.i or not learn.training: return
-        self.i = self.n # it is closed
+        self.closes = True
         with suppress(CancelBatchException):
             if learn.one_step(): learn.zero_grad()
 
@@ -186,8 +189,9 @@ class GradClipS(StatefulS):
 
     def before_step(self, learn):
         ps = [p for p in learn.model.parameters() if p.grad is not None]
-        self.norm = (nn.utils.clip_grad_norm_(ps, self.max_norm) if self.max_norm else
-                     torch.stack([p.grad.norm() for p in ps]).norm())
+        norm = (nn.utils.clip_grad_norm_(ps, self.max_norm) if self.max_norm else
+                torch.stack([p.grad.norm() for p in ps]).norm())
+        self.norm = norm.full_tensor() if hasattr(norm, 'full_tensor') else norm # of a sharded model
         if self._running: self._norms.add(self.norm)
         if self.max_value: nn.utils.clip_grad_value_(ps, self.max_value)
 

@@ -317,8 +317,9 @@ class CheckpointS(Subscriber):
         self.signals.saving,self.signals.waiting = True,False
         learn.processes.first_does(self._wait)
         state = self._state(learn, **parts)
-        used = {clean_name(k): storable(t) for s in learn.subs if best and self.monitor.startswith('valid')
+        used = {clean_name(k): t for s in learn.subs if best and self.monitor.startswith('valid')
                 for k,t in getattr(s, 'validated', {}).items()}
+        used = storable(learn.processes.assemble(used))
         if self.background: state,used = on_cpu((state, used))
         write = partial(self.folder.write, state, best, **(dict(validated=used) if used else {}))
         if self.background: self.writing = None if learn.processes.rank else self.pool.submit(write)

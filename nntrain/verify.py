@@ -19,7 +19,8 @@ from .checks import refuse,whole
 from .core import add_note,keep_rng,map_tensors,n_batches,rng_state,set_rng_state,set_seed
 from .events import CancelFitException,Subscriber
 from .saving.state import WrappedLoader,attributes,bits,named_subs,places,run_state
-from .subscribers import DeviceS,LRFindS,MetricsS,ProgressS
+from .progress import ProgressS
+from .subscribers import DeviceS,LRFindS,MetricsS
 
 # %% ../nbs/43_verify.ipynb #4be655c4
 def _checksum(t): return int(bits(t).long().mul(torch.arange(t.numel()*t.element_size())%251+1).sum())

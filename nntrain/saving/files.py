@@ -11,9 +11,11 @@ import errno,hashlib,os,re,secrets,shutil,socket,struct,sys,time,warnings,weakre
 from collections import deque
 from contextlib import ExitStack,contextmanager,suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 import numpy as np, torch
 from ..checks import refuse,whole
+from ..core import sharded
 
 # %% ../../nbs/40_files.ipynb #03b499ef
 # A file system can't flush folders; Windows can't even open them (it flushes renamed files by itself)
@@ -183,7 +185,7 @@ def storable(
     if type(x) in _plain: return x
     go = partial(storable, depth=depth-1)
     if not depth: raise TypeError(f"{where[:80]}... is nested more than 100 deep: does it hold itself?")
-    if isinstance(x, torch.Tensor):
+    if isinstance(x, torch.Tensor) and not hasattr(x, 'full_tensor'): # of which this process has a part
         x = x.detach().as_subclass(torch.Tensor)
         return x.clone() if x.layout==torch.strided and x.untyped_storage().nbytes() > x.nbytes else x
     if isinstance(x, dict):
@@ -195,7 +197,8 @@ def storable(
     with suppress(TypeError, ValueError): # an array of what torch doesn't know, such as strings or objects
         if isinstance(x, np.ndarray): return dict(__numpy__=torch.from_numpy(x.copy()))
     raise TypeError(f"{where} is a {type(x).__name__}, but a checkpoint holds tensors and plain values only: let its "
-                    "`state_dict` return these, and `load_state_dict` take them")
+                    "`state_dict` return these, and `load_state_dict` take them (of the DTensors of a sharded model "
+                    "DistributedS(shard=True) makes whole ones)")
 
 def revived(
     x # What `storable` returned
@@ -341,15 +344,21 @@ def read_state(
         f"{path}: it holds a {type(state).__name__}, not a state_dict: save `model.state_dict()`"))
     return state
 
+def _save(state, path):
+    state = storable(state, 'weights')
+    if Path(path).suffix!='.safetensors': return write_file(state, path)
+    with replacing(path) as tmp: _safetensors().save_file({k: v.clone().contiguous() for k,v in state.items()}, tmp)
+
 def save(
     learn, # A learner
     path:str|Path # The file; one that ends in `.safetensors` is written in that format
 ):
     """Save the weights alone, as a plain `state_dict` that torch reads without nntrain. It is `learn.save(path)`.
-    Raises `OSError` that names the path; an old file is then intact."""
-    state = storable(weights(learn.model), 'weights')
-    if Path(path).suffix!='.safetensors': return write_file(state, path)
-    with replacing(path) as tmp: _safetensors().save_file({k: v.clone().contiguous() for k,v in state.items()}, tmp)
+    Raises `OSError` that names the path; an old file is then intact. Those of a sharded model are put together: call it
+    in all processes, and the first one writes."""
+    if not sharded(learn.model): return _save(weights(learn.model), path)
+    team = import_module('nntrain.sharded').Sharded(learn)
+    team.first_does(_save, team.assemble(weights(learn.model)), path)
 
 def load(
     learn, # A learner
@@ -359,4 +368,5 @@ def load(
     Raises `FileNotFoundError`, `BadCheckpoint` on a damaged file, or `ValueError` that lists what doesn't fit."""
     state = read_state(path)
     if set(PARTS) <= set(state): state = {**state['model'], **state.get('validated', {})}
+    if sharded(learn.model): state = import_module('nntrain.sharded').Sharded(learn).scatter(state)
     load_weights(learn.model, state, str(path))

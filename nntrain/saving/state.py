@@ -200,7 +200,7 @@ def run_state(
                  others={k: o.state_dict() for k,o in others_with_state(learn).items()},
                  means={k: attributes(m) for k,m in means_of(learn).items()},
                  data=data_state(learn), rng=run_rng(learn), history=to_columns(learn.history))
-    return {k: storable(v, k) for k,v in state.items()}
+    return {k: storable(v, k) for k,v in learn.processes.assemble(state).items()}
 
 # %% ../../nbs/41_state.ipynb #befd5397
 def on_cpu(
@@ -294,10 +294,11 @@ def _object(o, depth, inside=True):
         owner = getattr(o, '__self__', None)
         of = '' if owner is None or inspect.ismodule(owner) else f'{as_text(owner, depth-1)}.'
         return f'{of}{o.__name__}{_own_code(o, depth)}'
-    held,call = _settings(o),getattr(type(o), 'forward', getattr(type(o), '__call__', None))
+    cls = next(c for c in type(o).__mro__ if not c.__name__.startswith('FSDP')) # what was sharded has another one
+    held,call = _settings(o),getattr(cls, 'forward', getattr(cls, '__call__', None))
     if isinstance(o, torch.nn.Module) and inside: held |= {**o._buffers, **o._modules}
     args = ', '.join(f'{k}={as_text(v, depth-1)}' for k,v in held.items())
-    return f'{type(o).__name__}({args}){_own_code(call, depth)}'
+    return f'{cls.__name__}({args}){_own_code(call, depth)}'
 
 _all = ', '.join
 
