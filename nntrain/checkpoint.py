@@ -15,7 +15,7 @@ from . import checks
 from .events import CANCELS,CancelEpochException,Subscriber,batches_of
 from .finite import nan_stop
 from .saving.state import (WrappedLoader,data_state,describe,differences,on_cpu,run_rng,run_state,
-                                  set_run_rng,set_run_state)
+                                  set_run_rng,set_run_state,to_columns,to_rows)
 from .saving.files import (BadCheckpoint,CheckpointFolder,PARTS,clean_name,is_checkpoint,read_file,revived,
                                   storable)
 from .subscribers import searching
@@ -29,7 +29,9 @@ def read_checkpoint(
     state = read_file(path, mmap=mmap)
     bad = [k for k,kind in PARTS.items() if not isinstance(state, dict) or not isinstance(state.get(k, ...), kind)]
     if bad: raise BadCheckpoint(f"its part {', '.join(bad)} is missing, or of another kind")
-    return state
+    try: return state | dict(history=to_rows(revived(state['history'])))
+    except (TypeError, LookupError, AttributeError) as e:
+        raise BadCheckpoint(f"its part history can't be read: {e!r}") from e
 
 def newest_checkpoint(
     folder:CheckpointFolder, # Where to look
@@ -202,7 +204,8 @@ class CheckpointS(Subscriber):
         self.ran,self.elapsed,self.before_valid = True,0.,None
         if not train:
             self.at = learn.epoch,'eval',0
-            self.before_valid = storable(dict(rng=run_rng(learn), data=data_state(learn), history=learn.history))
+            self.before_valid = storable(dict(rng=run_rng(learn), data=data_state(learn)))
+            self.rows = len(learn.history)
         learn.dl = WrappedLoader(learn.dl, partial(self._train_batches if train else self._valid_batches, learn))
 
     def _train_batches(self, learn, dl):
@@ -254,7 +257,8 @@ class CheckpointS(Subscriber):
         e,before = sys.exc_info()[1],None if learn.training else self.before_valid
         failed = e is not self.outer and isinstance(e, Exception) and not isinstance(e, CANCELS)
         alone = learn.processes.world==1 and (failed or self.signals.stop) # the error of one isn't that of all
-        if before and (alone or self.leaving): self.save(learn, **before)
+        if before and (alone or self.leaving):
+            self.save(learn, **before, history=to_columns(learn.history[:self.rows]))
 
     def after_fit(self, learn):
         if self.active and self.state: self._put_back(learn, self.state) # nothing was left to do

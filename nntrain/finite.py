@@ -107,6 +107,7 @@ class NaNStopS(Subscriber):
     """Stops a fit whose loss or weights aren't finite, with the last good weights. `Learner` adds one that looks every
     256 batches. Raises `ValueError` or `TypeError` on bad arguments; the fit raises `FloatingPointError`."""
     order,active,skipped = -10,False,0 # before whatever works with the loss
+    kept,opts,meant = None,(),()
     def __init__(self,
         action:str='raise', # `'raise'` stops, `'skip'` leaves the batch out, `'warn'` goes on
         every:int=None # Wait for the loss after so many batches, 0 never; `None`: 1 with `'skip'` or on the CPU, else 0
@@ -119,8 +120,7 @@ class NaNStopS(Subscriber):
             raise ValueError(f"every must be 1 to skip a batch before its step, not {every!r}")
 
     def before_fit(self, learn):
-        self.active = bool(learn.trains) and not searching(learn)
-        self.kept,self.opts,self.meant,self.skipped,self.i = None,(),(),0,0
+        self.active,self.skipped = bool(learn.trains) and not searching(learn),0
 
     def before_epoch(self, learn):
         if not self.active or self.kept is not None: return
@@ -134,9 +134,8 @@ class NaNStopS(Subscriber):
 
     def after_loss(self, learn):
         if not self.active: return
-        self.i += 1
         every = self.every or int(self.action=='skip' or learn.loss.device.type=='cpu')
-        due = every and self.i%every==0
+        due = every and (learn.batch_idx+1)%every==0
         bad = due and not _finite(learn.loss) and not self.says_nothing(learn)
         if due and learn.processes.any_of(bad):
             if self.action=='skip': self.skip()

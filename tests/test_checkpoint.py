@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from nntrain.acceleration import EMAS, GradAccumS, GradClipS
-from nntrain.checkpoint import CheckpointS
+from nntrain.checkpoint import CheckpointS, read_checkpoint
 from nntrain.core import set_seed
 from nntrain.dataloaders import DataLoaders
 from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException, Subscriber
@@ -419,7 +419,7 @@ def test_training_goes_on_while_a_file_is_written(tmp_path, monkeypatch):
     quiet([BACK(tmp_path/'back', every=2, keep=9)], 1)
     monkeypatch.undo()
     for f in sorted((tmp_path/'whole').glob('*.pt')):
-        a,b = read_file(f),read_file(tmp_path/'back'/f.name)
+        a,b = read_checkpoint(f),read_checkpoint(tmp_path/'back'/f.name)
         for s in (a, b): s.pop('seconds'); s['history'] = rows(SimpleNamespace(history=s['history']))
         assert first_difference(a, b) is None
     assert rows(whole)==rows(quiet([CheckpointS(tmp_path/'back')], 1))

@@ -83,9 +83,9 @@ def documented(root):
         for n in tree.body:
             if not isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or n.name[0]=='_': continue
             owner = next((ast.unparse(n.args.args[0].annotation)+'.' for d in n.decorator_list if 'patch' in ast.unparse(d) and n.args.args[0].annotation), '')
-            yield page, owner+n.name, bool(ast.get_docstring(n))
+            yield page, owner+n.name, ast.get_docstring(n)
             for m in n.body if isinstance(n, ast.ClassDef) else []:
-                if isinstance(m, ast.FunctionDef) and m.name[0]!='_' and 'setter' not in ''.join(map(ast.unparse, m.decorator_list)): yield page, f'{n.name}.{m.name}', bool(ast.get_docstring(m)) or inherited(n, m.name)
+                if isinstance(m, ast.FunctionDef) and m.name[0]!='_' and 'setter' not in ''.join(map(ast.unparse, m.decorator_list)): yield page, f'{n.name}.{m.name}', ast.get_docstring(m) or inherited(n, m.name)
 
 @lru_cache
 def library(root):

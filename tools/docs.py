@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 import nbdev.serve, pypandoc, yaml
 from nbdev.config import get_config
-import filters, front
+import check_docs, filters, front
 
 root = Path(__file__).resolve().parent.parent
 
@@ -25,25 +25,65 @@ def output(o, stem, opts, out):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(data[kind]) if ext=='png' else data[kind].encode())
         return f"![{opts.get('fig-cap', '')}](images/{path.name}){{.plot alt=\"{opts.get('fig-alt', opts.get('fig-cap', 'Plot drawn by the code above'))}\"}}"
-    if 'text/markdown' in data: return data['text/markdown']
+    if 'text/markdown' in data: return data['text/markdown'] if '.api}' in data['text/markdown'] else f"::: md-output\n{data['text/markdown']}\n:::"
     if 'text/html' in data and not re.search(r'<(img|svg|table|video)', data['text/html']) and not re.sub(r'<style.*?</style>|<[^>]+>', '', data['text/html'], flags=re.S).strip(): return ''
     if 'text/html' in data: return f"``````{{=html}}\n<div class=\"html-output\">{data['text/html']}</div>\n``````"
     return fence(data.get('text/plain', ''), 'output')
 
-def cell_md(cell, i, out):
+def is_proof(cell):
+    """Is a cell there for its checks? At least one line in five is one, in three where it shows a value; none that draws.
+    The page folds it; `nbdev_test` runs it all the same."""
+    lines = [l for l in ''.join(cell['source']).splitlines() if l.strip() and not l.lstrip().startswith('#')]
+    checks = sum(bool(re.match(r'\s*(assert|test_\w+\(|with expect_fail)', l)) for l in lines)
+    outs = cell.get('outputs', [])
+    return checks*(3 if outs else 5) >= max(len(lines), 1) and not any({'text/html', 'image/png', 'image/svg+xml'} & {*o.get('data', ())} for o in outs)
+
+def fold(kind, summary, *parts):
+    "Parts of a page that open on a click"
+    ignored = ' data-pagefind-ignore="all"' if kind=='proof' else ''
+    return '\n\n'.join(filter(None, [f'<details class="{kind}"{ignored}><summary>{summary}</summary>', *parts, '</details>']))
+
+def answer(src, code, outs):
+    "A cell that answers a question of *Predict, then run*: the comment at its top is the answer, the rest shows it"
+    text = re.match(r'((?:# .*\n?)*)', re.sub(r'^#\|.*\n', '', src, flags=re.M).lstrip())[1]
+    return fold('exercise', 'Answer', re.sub(r'^# ', '', text, flags=re.M), code.replace(text, '', 1), *outs)
+
+def cell_md(cell, i, out, after=True):
+    "A cell as Markdown. A proof is folded `after` the page has shown its first output."
     src = ''.join(cell['source'])
     if cell['cell_type']!='code': return src
     opts = {k: v.strip().strip('"\'') for k,v in re.findall(r'^#\|\s*([\w-]+):\s*(.+)$', src, re.M)}
     code = fence(re.sub(r'^#\|\s*[\w-]+:.*\n?', '', src, flags=re.M), 'python') if opts.get('echo')!='false' else ''
     outs = [output(o, f'{i}-{j}', opts, out) for j,o in enumerate(cell.get('outputs', []))] if opts.get('output')!='false' else []
-    return '' if opts.get('include')=='false' else '\n\n'.join(filter(None, [code, *outs]))
+    if opts.get('include')=='false': return ''
+    if opts.get('code-summary')=='Answer': return answer(src, code, outs)
+    if code and is_proof(cell) and after: return fold('proof', 'Proof: what the tests run here', code, *outs)
+    return '\n\n'.join(filter(None, [code, *outs]))
 
 folded = {*front.library, 'Tutorials', 'From scratch'} # in the sidebar, unless the reader is there
 
+index = 'API index', 'api_index.html'
+
+def api():
+    "The page that lists every public name with the first sentence of its docstring, chapter by chapter"
+    rows = {}
+    for page,name,doc in check_docs.documented(root):
+        if isinstance(doc, str): rows.setdefault(page, []).append((name, re.split(r'(?<=[.:])\s|\n\n', doc, maxsplit=1)[0].rstrip('.:').replace('\n', ' ')))
+    def link(page, n): return f"[`{n}`]({(filters.homes if page.startswith('scratch') else filters.names).get(n, (f'{page}#{n.lower()}',))[0]})"
+    def plain(doc): return re.sub(r'`([A-Z]\w*)`', lambda m: link('', m[1]) if m[1] in filters.names else m[0], doc.replace('|', r'\|'))
+    def table(page): return '\n'.join(['| name | what it does |', '| --- | --- |', *(f'| {link(page, n)} | {plain(doc)} |' for n,doc in rows[page])])
+    parts = []
+    for name,ps in front.sections(root).items():
+        found = [p for p in ps if front.page(p) in rows and p.name[0].isdigit()]
+        if found: parts += [f'## {name}', *(f'### {front.heading(p)[0]} {{#page-{p.stem}}}\n\n{table(front.page(p))}' for p in found)]
+    text = 'Every public function, class and method, chapter by chapter, with a link to its place. The search (press <kbd>/</kbd>) knows them, too.'
+    return '\n\n'.join([text, *parts])
+
 def menu(here, up):
     "The sidebar, the name of the section, and the pages before and after this one"
-    pages = [(name, p, '/'.join((*p.relative_to(root/'nbs').parts[:-1], front.page(p)))) for name,ps in front.sections(root).items() for p in ps]
-    link = lambda o, extra='': f'<a href="{up}{o[2]}"{extra}>{"Home" if o[1].stem=="index" else front.heading(o[1])[0]}</a>'
+    pages = [(name, 'Home' if p.stem=='index' else front.heading(p)[0], '/'.join((*p.relative_to(root/'nbs').parts[:-1], front.page(p))))
+             for name,ps in front.sections(root).items() for p in ps] + [('Reference', *index)]
+    link = lambda o, extra='': f'<a href="{up}{o[2]}"{extra}>{o[1]}</a>'
     i = [o[2] for o in pages].index(here)
     side = []
     for name in dict.fromkeys(o[0] for o in pages):
@@ -58,20 +98,27 @@ def render(src, proc, docs):
     nb = json.loads(src.read_text(encoding='utf-8'))
     rel = src.relative_to(proc)
     head = yaml.safe_load(''.join(nb['cells'][0]['source']).strip().strip('-'))
-    out,up = docs/rel.with_name(head['output-file']),'../'*(len(rel.parts)-1)
+    out = docs/rel.with_name(head['output-file'])
     out.parent.mkdir(parents=True, exist_ok=True)
-    here = out.relative_to(docs).as_posix()
-    side,section,ends = menu(here, up)
-    md = '\n\n'.join(filter(None, (cell_md(c, i, out) for i,c in enumerate(nb['cells'][1:]))))
+    cells = nb['cells'][1:]
+    first = next((i for i,c in enumerate(cells) if c.get('outputs')), -1)
+    md = '\n\n'.join(filter(None, (cell_md(c, i, out, i > first) for i,c in enumerate(cells))))
     md = re.sub(r'(\]\((?!\w+:)[^)\s]*?)(\w+)\.ipynb(?=[)#])', lambda m: m[1]+front.page(Path(m[2])), md) # as Quarto does
+    write(md, head, out, docs, rel.as_posix())
+
+def write(md, head, out, docs, source):
+    "Make the page `out` of Markdown; `source` is the notebook that it comes from"
+    here = out.relative_to(docs).as_posix()
+    up = '../'*here.count('/')
+    side,section,ends = menu(here, up)
     title = 'nntrain' if here=='index.html' else f"{head['title']} – nntrain"
-    values = dict(up=up, here=here, sidebar=side, section=section, ends=ends, pagetitle=title, repo=front.site(root, 'git_url'), notebook=rel.as_posix(),
+    values = dict(up=up, here=here, sidebar=side, section=section, ends=ends, pagetitle=title, repo=front.site(root, 'git_url'), notebook=source,
                   site=front.site(root), about=re.sub(r'[`*]', '', head.get('description') or title))
     args = ['--template', str(root/'tools'/'site'/'page.html'), '--toc', '--toc-depth=3', '--mathml', '--wrap=none', '--fail-if-warnings']
     for k,v in values.items(): args += ['-V', f'{k}={v}']
     top = '---\n' + yaml.safe_dump({k: head.get(k, '') for k in ('title', 'description')}) + '---\n\n'
     res = subprocess.run([pypandoc.get_pandoc_path(), '--from=markdown', '--to=html5', '-o', out, *args], input=top+md, capture_output=True, text=True, encoding='utf-8')
-    if res.returncode: sys.exit(f'{rel}: {res.stderr}')
+    if res.returncode: sys.exit(f'{here}: {res.stderr}')
 
 def main(out=None):
     os.chdir(root); sys.path.insert(0, str(root))
@@ -85,6 +132,8 @@ def main(out=None):
     for name in ('site.css', 'site.js'): shutil.copy(root/'tools'/'site'/name, docs)
     pages = sorted(proc.rglob('*.ipynb'))
     with ThreadPoolExecutor(os.cpu_count()) as ex: list(ex.map(lambda p: render(p, proc, docs), pages))
+    about = dict(title=index[0], description='Every public name of nntrain, and what it does')
+    write(api(), about, docs/index[1], docs, '')
     names = sorted(p.relative_to(docs).as_posix() for p in docs.rglob('*.html'))
     (docs/'sitemap.txt').write_text(''.join(f'{front.site(root)}/{n}\n' for n in names))
     home = (docs/'index.html').read_text(encoding='utf-8')

@@ -329,10 +329,11 @@ def with_loaders(
 
 def with_stretches(
     dls, # An object with the loaders `train` and `valid`
-    size:int # Batches of a stretch
+    size:int, # Batches of a stretch
+    split:str='train' # Which of its loaders: `'train'` or `'valid'`
 ):
-    "A copy of `dls` whose training loader comes in stretches"
-    return with_loaders(dls, train=Stretches(dls.train, size))
+    "A copy of `dls` with a loader that comes in stretches"
+    return with_loaders(dls, **{split: Stretches(getattr(dls, split), size)})
 
 def in_steps(
     epochs, # Must be `None`

@@ -206,8 +206,8 @@ def revived(
 
 # %% ../../nbs/40_files.ipynb #8183c724
 PARTS = (dict.fromkeys(('model', 'buffers', 'grads', 'opt', 'subs', 'means', 'data', 'rng', 'run'), dict) |
-         dict.fromkeys(('frozen', 'history', 'at'), list) | dict.fromkeys(('fits', 'steps', 'n_epochs'), int) |
-         dict(best=(int, float, type(None)), rng_pass=(dict, type(None)), seconds=float)) # of a checkpoint: their types
+         dict.fromkeys(('frozen', 'at'), list) | dict.fromkeys(('fits', 'steps', 'n_epochs'), int) |
+         dict(history=(list, dict), best=(int, float, type(None)), rng_pass=(dict, type(None)), seconds=float))
 
 def is_checkpoint(
     path:str|Path # A file

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['attributes', 'set_attributes', 'named_subs', 'means_of', 'others_with_state', 'data_state', 'run_rng', 'set_run_rng',
-           'run_state', 'on_cpu', 'set_run_state', 'WrappedLoader', 'as_text', 'bits', 'places', 'describe',
-           'differences']
+           'to_columns', 'to_rows', 'run_state', 'on_cpu', 'set_run_state', 'WrappedLoader', 'as_text', 'bits',
+           'places', 'describe', 'differences']
 
 # %% ../../nbs/41_state.ipynb #73b46bea
 import copy,functools,hashlib,inspect,pathlib,warnings
@@ -153,6 +153,36 @@ def set_run_rng(
     for k,g in _generators(learn).items():
         if k in state.get('own', ()): g.set_state(state['own'][k])
 
+# %% ../../nbs/41_state.ipynb #9c48b958
+def _column(k, values):
+    "The values of one key in many rows: a tensor if all are floats, or all whole numbers of at most 64 bits"
+    kinds = set(map(type, values))
+    if kinds in ({int}, {float}):
+        with suppress(OverflowError): return torch.from_numpy(np.array(values, *kinds))
+    return storable(values, f'history, {k}')
+
+def to_columns(
+    rows:list # Dicts of tensors and plain values, as in `learn.history`
+)->dict:
+    "The rows as tables, one for each mode and set of keys: where its rows are in the list, and the values of each key"
+    kinds = {}
+    for i,row in enumerate(rows): kinds.setdefault((row.get('mode'), *row), []).append(i)
+    return {n: dict(at=torch.from_numpy(np.array(at)), columns={
+                k: mode if k=='mode' else _column(k, [rows[i][k] for i in at]) for k in keys})
+            for n,((mode,*keys),at) in enumerate(kinds.items())}
+
+def to_rows(
+    tables:dict|list # What `to_columns` returned; rows in a list are returned as they are
+)->list:
+    "The rows again"
+    if isinstance(tables, list): return tables
+    rows = {}
+    for table in tables.values():
+        at,columns = table['at'].tolist(),table['columns']
+        values = [[v]*len(at) if k=='mode' else v if isinstance(v, list) else v.tolist() for k,v in columns.items()]
+        rows |= zip(at, (dict(zip(columns, row)) for row in zip(*values)))
+    return [rows[i] for i in sorted(rows)]
+
 # %% ../../nbs/41_state.ipynb #d258e4c9
 def run_state(
     learn # A learner, between two batches of a fit
@@ -165,7 +195,7 @@ def run_state(
                  subs={k: s.state_dict() for k,s in named_subs(learn).items()},
                  others={k: o.state_dict() for k,o in others_with_state(learn).items()},
                  means={k: attributes(m) for k,m in means_of(learn).items()},
-                 data=data_state(learn), rng=run_rng(learn), history=learn.history)
+                 data=data_state(learn), rng=run_rng(learn), history=to_columns(learn.history))
     return {k: storable(v, k) for k,v in state.items()}
 
 # %% ../../nbs/41_state.ipynb #befd5397
@@ -198,7 +228,7 @@ def set_run_state(
         if 'frozen' in parts: p.requires_grad_(k not in parts['frozen'])
         if 'grads' in parts: p.grad = to_device(parts['grads'].get(k), p.device)
     if 'opt' in parts: learn.opt.load_state_dict(parts['opt'])
-    if 'history' in parts: learn.history[:] = parts['history']
+    if 'history' in parts: learn.history[:] = to_rows(parts['history'])
     if 'rng' in parts: set_run_rng(learn, parts['rng'])
 
 # %% ../../nbs/41_state.ipynb #e39ddee7
