@@ -99,9 +99,9 @@ def run_settings(
 def input_transform(
     learn # A learner whose data are pictures
 )->dict|None:
-    """What becomes of a picture before it gets to the model, as plain values: `mode` of PIL, `size` (width, height), `crop`
-    (is the middle cut out, as `Photos` does?), `range` of the numbers, mean and standard deviation that `NormalizationS`
-    takes out, and how bright the first pictures are, the darkest and the brightest. `None` if the data show no pictures."""
+    """What becomes of a picture before it gets to the model, as plain values: `mode` of PIL, `size` (width, height),
+    `crop` (is the middle cut out, as `Photos` does?), `range` of the numbers, the `mean` and `std` of `NormalizationS`;
+    and the `brightness` of the darkest and the brightest of some. `None` if the data show no pictures."""
     norm,(ds,_) = next((s for s in learn.subs if isinstance(s, NormalizationS)), None),rows_of(_valid(learn.dls))
     x,photos = columns(validation_batch(learn.dls))[0],getattr(ds, 'photos', None)
     im = None if photos or not hasattr(ds, '__getitem__') else columns(ds[0])[0]

@@ -82,6 +82,7 @@ class ProgressS(Subscriber):
         self.dl,n = learn.dl,n_batches(learn.dl)
         learn.dl = self.bar = self.child(learn.dl, total='noinfer' if n is None else n, leave=False, parent=self.mbar)
         self.bar.comment = LossText(learn)
+        self.bar.length = getattr(self.bar, 'cols', None) # of a terminal: the bar takes what is left of a line
         if self.left: self.bar.prefix = f'{learn.epoch+1}/{learn.n_epochs}, {self.left} left:'
 
     def after_batch(self, learn):
