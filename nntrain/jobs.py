@@ -139,7 +139,8 @@ def _usual(data, model): return Path(f"runs/{Path(data).name.removesuffix('.csv'
 def _folder(o):
     "The folder of a run"
     if o.out or not getattr(o, 'config', None): return Path(o.out or _usual(o.data, o.model))
-    return next(p for i in count(2) if not (p := Path(f'{_earlier(o.config)}-{i}')).exists())
+    paths = (Path(f'{_earlier(o.config)}-{i}') for i in count(2))
+    return next(p for p in paths if not p.exists() or o.resume and _checkpoints(p))
 
 def _checkpoints(path):
     "The checkpoints of a run in its folder. Their names tell: other files beside them aren't ours."
