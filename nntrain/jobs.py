@@ -92,7 +92,7 @@ def get_learner(
     dls = get_data(o)
     with bad_option('--data: '): shape = list(dls.one_batch()[0].shape[1:])
     table = getattr(dls, 'preprocessor', None)
-    classes = [str(c) for c in (table.classes or ()) if table] if table else class_names(dls)
+    classes = [str(c) for c in table.classes or ()] if table else class_names(dls)
     model = tabular_mlp(**table.sizes) if table else get_model(o.model, shape, len(classes))
     metric = dict(accuracy=Accuracy()) if classes else dict(mae=lambda preds, targs: (preds-targs).abs().mean())
     learn = Learner(model, dls, F.cross_entropy if classes else F.mse_loss, optim_class, lr, [MetricsS(**metric), move])
