@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'named_tensors', 'columns', 'split_batch', 'call_model', 'endless', 'n_batches', 'with_column', 'batch_len',
-           'loss_and_parts', 'RunningMean', 'frozen_modules', 'keep_modes', 'freeze', 'thaw', 'add_note', 'text_table',
-           'names_from', 'digits', 'get_dataset']
+           'named_tensors', 'local', 'sharded', 'columns', 'split_batch', 'call_model', 'endless', 'n_batches',
+           'with_column', 'batch_len', 'loss_and_parts', 'RunningMean', 'frozen_modules', 'keep_modes', 'freeze',
+           'thaw', 'add_note', 'text_table', 'names_from', 'digits', 'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
 import importlib,inspect,math,os,random
@@ -118,6 +118,19 @@ def named_tensors(
     unnamed = lambda: ((f'parameter {i}', p) for i,p in enumerate(model.parameters()))
     named = {**dict(getattr(model, 'named_parameters', unnamed)()), **dict(getattr(model, 'named_buffers', dict)())}
     return {k: t for k,t in named.items() if not torch.nn.parameter.is_lazy(t)}
+
+# %% ../nbs/00_core.ipynb #42278727
+def local(
+    t:torch.Tensor # Of any kind
+)->torch.Tensor:
+    "This process's part of a tensor that is sharded over several, sharing its memory; any other as it is"
+    return t.to_local() if hasattr(t, 'to_local') else t
+
+def sharded(
+    model # An `nn.Module`, or anything with `parameters()`
+)->bool:
+    "Does each of several processes have only a part of a parameter of `model`?"
+    return any(hasattr(p, 'to_local') for p in model.parameters())
 
 # %% ../nbs/00_core.ipynb #3a011ceb
 def columns(

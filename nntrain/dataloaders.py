@@ -13,7 +13,7 @@ from inspect import signature
 import torch
 from torch.utils.data import ConcatDataset,DataLoader,Subset,TensorDataset
 from fastcore.basics import patch
-from .checks import choice,refuse,whole
+from .checks import check_loader,choice,refuse,whole
 from .core import columns
 from .data.collate import (InOrder,classes_of,collate,collate_dict,find_masks,floats,hf_ds_collate_fn,
                                   image_columns,inplace)
@@ -143,7 +143,10 @@ class DataLoaders:
         train, # An iterable of batches
         valid=None, # Another one, or `None` to train only
         test=None # A third one, or a function that makes it
-    ): self.train,self.valid,self._test = train,valid,test
+    ):
+        for name,dl in dict(train=train, valid=valid, test=None if callable(test) else test).items():
+            check_loader(name, dl)
+        self.train,self.valid,self._test = train,valid,test
 
     @property
     def test(self):

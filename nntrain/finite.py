@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .checks import choice,whole
-from .core import columns,keep_modes,map_tensors,named_tensors,split_batch
+from .core import columns,keep_modes,local,map_tensors,named_tensors,sharded,split_batch
 from .events import CancelBatchException,Subscriber
 from .subscribers import optimizers,searching
 
@@ -49,11 +49,12 @@ def divisor(
 # %% ../nbs/22_finite.ipynb #880d21ae
 def _finite(x):
     if not isinstance(x, torch.Tensor) or not (x.is_floating_point() or x.is_complex()): return True
+    x = local(x) # the other processes look at theirs
     return bool(torch.isfinite(x.coalesce().values() if x.is_sparse else x).all())
 
 def _first_bad(named):
     "The name of the first tensor in a dict that isn't finite, or `None`"
-    floats = [(k, t.detach()) for k,t in named.items() if t.is_floating_point() or t.is_complex()]
+    floats = [(k, local(t.detach())) for k,t in named.items() if t.is_floating_point() or t.is_complex()]
     sums = [t.sum() for _,t in floats]
     if len({(s.dtype, s.device) for s in sums}) > 1: sums = [s.abs().to(sums[0].device, torch.float32) for s in sums]
     if not sums or bool(torch.isfinite(torch.stack(sums)).all()): return None # one question to the device
@@ -88,6 +89,7 @@ def first_nonfinite(
     for i,c in enumerate(cols):
         if not _finite(c): return f"column {i} of the batch ({'target' if c is y else 'input'})"
     if k := bad_weight(learn.model, meant): return f'the weight {k}'
+    if sharded(learn.model): return 'the loss (inputs and weights are finite)' # one process alone can't compute it
     def watch(name, module):
         def hook(m, args, out):
             if not _finite(out): found.append(f'the output of module {name or type(m).__name__} ({type(m).__name__})')
@@ -144,7 +146,8 @@ class NaNStopS(Subscriber):
     def after_backward(self, learn):
         if not self.active: return
         scaled = any(getattr(s, 'scaler', None) for s in learn.subs) # a scaler leaves such steps out by itself
-        if not scaled and not all(_finite(p.grad) for p in learn.model.parameters()):
+        bad = not scaled and not all(_finite(p.grad) for p in learn.model.parameters())
+        if learn.processes.any_of(bad):
             for p in learn.model.parameters(): p.grad = None # not `zero_grad`, which may let them fade
             self.skip()
 
@@ -167,7 +170,7 @@ class NaNStopS(Subscriber):
         "Is the loss the mean of nothing? Then its gradients are exactly 0."
         if not bool(torch.isnan(learn.loss)): return False
         if learn.n_samples()==0: return True
-        if not learn.training: return False
+        if not learn.training or sharded(learn.model): return False
         ps = [p for p in learn.model.parameters() if p.requires_grad]
         grads = torch.autograd.grad(learn.loss, ps, retain_graph=True, allow_unused=True)
         return not any(g is not None and g.ne(0).any() for g in grads)
@@ -211,7 +214,9 @@ class NaNStopS(Subscriber):
             what = f"the loss ({losses[bad[0]].item()}) isn't finite at {place}"
         if learn.processes.any_of(what): self.stop(learn, what, name)
         elif learn.training: # validation may use other weights
-            if name := bad_average(learn): self.stop(learn, f"the optimizer isn't finite at {self.place(learn)}", name)
+            name = bad_average(learn)
+            if learn.processes.any_of(name):
+                self.stop(learn, name and f"the optimizer isn't finite at {self.place(learn)}", name)
             self.keep(learn, f'epoch {learn.epoch}, batch {learn.batch_idx}')
 
     def weights_ok(self,

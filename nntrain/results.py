@@ -13,8 +13,7 @@ from .core import split_batch
 from .events import Subscriber
 from .finite import _settings
 from .data.items import class_names,validation_batch
-from .inspect import run_aside
-from .predict import gives_logits,in_order,model_kind
+from .predict import _loader,gives_logits,in_order,model_kind,run_aside
 
 # %% ../nbs/52_results.ipynb #67f8180a
 Mistake = collections.namedtuple('Mistake', 'loss target pred prob index x')
@@ -106,7 +105,7 @@ def as_picture(
 def _predictions(learn, dl, k=0):
     "A `PredictionsS` that has seen `dl`, or the validation data; `dl` if it is one"
     if isinstance(dl, PredictionsS): return dl
-    run_aside(learn, in_order(learn.dls.valid if dl is None else dl), ps := PredictionsS(k))
+    run_aside(learn, in_order(_loader(learn, dl)), ps := PredictionsS(k))
     return ps
 
 def confusion_matrix(
