@@ -230,9 +230,10 @@ def _run(o, path):
     with contextlib.suppress(OSError): (path/'checkpoints').rmdir() # other files are in it, or it's a link
 
 # %% ../nbs/71_jobs.ipynb #d292b04a
-def _share(o, path, ctrl_c):
+def _share(o, path, ctrl_c, stopped):
     "`_run` as one of several processes, which returns what a single one raises"
     signal.signal(signal.SIGINT, ctrl_c)
+    if stopped: ctrl_c(signal.SIGINT, None) # it came while this process was being made
     try: return _run(o, path)
     except (BadOption, FloatingPointError) as e: return e
 
@@ -240,7 +241,7 @@ def _run_shared(o, path):
     "`_run` in several processes. Ctrl-C reaches them, too, and they answer to it; this one waits."
     os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGHUP,SIGQUIT'
     stopped,ctrl_c = [],signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
-    try: res = launch(_share, o, path, ctrl_c, n=o.processes)
+    try: res = launch(_share, o, path, ctrl_c, stopped, n=o.processes)
     except RuntimeError:
         if not stopped: raise
         res = 130
