@@ -25,7 +25,7 @@ class GradAccumS(StatefulS):
     """Steps once for every `n` batches, with the gradients that one batch of all their samples would have given.
     Raises `TypeError` or `ValueError` on another `n`; in the fit, `TypeError` with a `MomentumLearner`."""
     order = -2 # before whatever looks at gradients
-    state,i,total,weight,first,params = ('i', 'total', 'first', 'grads'),0,0.,1.,1,()
+    state,i,total,weight,first,params,closes = ('i', 'total', 'first'),0,0.,1.,1,(),True
     def __init__(self,
         n:int # Batches per step
     ): self.n = whole('n', n, 1, 'batches')
@@ -36,14 +36,6 @@ class GradAccumS(StatefulS):
         "How many optimizer steps `n` batches make; the last may have fewer batches"
         return math.ceil(n/self.n)
 
-    @property
-    def grads(self)->list:
-        "The gradients gathered so far; none between two windows"
-        return [None if p.grad is None else p.grad.clone() for p in self.params] if self.i else []
-    @grads.setter
-    def grads(self, grads):
-        for p,g in zip(self.params, grads): p.grad = None if g is None else g.to(p.device)
-
     def before_fit(self, learn):
         if isinstance(learn, MomentumLearner):
             raise TypeError("GradAccumS needs gradients that start at zero, and MomentumLearner lets them fade: use "
@@ -52,6 +44,9 @@ class GradAccumS(StatefulS):
 
     def before_epoch(self, learn): # by now the model is what will be trained
         if learn.training: self.params = list(learn.model.parameters()); self.begin()
+
+    def before_batch(self, learn): # is it the last of its window? Several processes then average their gradients
+        self.closes = self.i+1 >= self.n or learn.batch_idx+1==n_batches(learn.dl)
 
     def after_loss(self, learn):
         if not learn.training: return
@@ -64,7 +59,7 @@ class GradAccumS(StatefulS):
     def after_backward(self, learn): self.i,self.total = self.i+1,self.total+self.weight
 
     def before_step(self, learn):
-        if self.i < self.n and learn.batch_idx+1!=n_batches(learn.dl): raise CancelStepException
+        if not self.closes: raise CancelStepException
         total = self.total.clamp(min=1e-30) if isinstance(self.total, torch.Tensor) else self.total or 1
         for p in self.params:
             if p.grad is not None and not learn.mean_loss.sums: p.grad /= total
@@ -75,7 +70,7 @@ class GradAccumS(StatefulS):
 
     def after_epoch(self, learn): # the last window of a stream
         if not self.i or not learn.training: return
-        self.i = self.n # it is closed
+        self.closes = True
         with suppress(CancelBatchException):
             if learn.one_step(): learn.zero_grad()
 
@@ -203,8 +198,9 @@ class GradClipS(StatefulS):
 
     def before_step(self, learn):
         ps = [p for p in learn.model.parameters() if p.grad is not None]
-        self.norm = (nn.utils.clip_grad_norm_(ps, self.max_norm) if self.max_norm else
-                     torch.stack([p.grad.norm() for p in ps]).norm())
+        norm = (nn.utils.clip_grad_norm_(ps, self.max_norm) if self.max_norm else
+                torch.stack([p.grad.norm() for p in ps]).norm())
+        self.norm = norm.full_tensor() if hasattr(norm, 'full_tensor') else norm # of a sharded model
         if self._running: self._norms.add(self.norm)
         if self.max_value: nn.utils.clip_grad_value_(ps, self.max_value)
 

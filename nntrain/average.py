@@ -9,6 +9,7 @@ __all__ = ['EMAS']
 import sys,torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from .checks import number
+from .core import local
 from .schedule import EarlyStoppingS,StatefulS
 from .subscribers import searching
 
@@ -25,16 +26,17 @@ class EMAS(StatefulS):
     def before_fit(self, learn): # the model is on its device by now
         if not learn.trains or searching(learn): return
         self.ps = {k: p for k,p in learn.model.named_parameters() if p.is_floating_point() or p.is_complex()}
-        known = learn.model is self.model and self.last is not None and self.last==self.fingerprint()
-        if not known: self.n,self.avg = 0,{k: p.detach().clone() for k,p in self.ps.items()}
+        new = learn.model is not self.model or self.last is None or self.last!=self.fingerprint()
+        if learn.processes.any_of(new): self.n,self.avg = 0,{k: p.detach().clone() for k,p in self.ps.items()}
         elif self.trained: self.copy_to(learn.model, self.trained) # and it goes on
         self.outer,self.model,self.trained = sys.exc_info()[1],learn.model,None
         self.begin()
 
     def fingerprint(self)->int|None:
         "A number that tells whether the weights are still those of the last fit; `None` if the average isn't finite"
-        if not all(torch.isfinite(v.sum()) for v in self.avg.values()): return None
-        return sum(int(p.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64)) for p in self.ps.values())
+        if not all(torch.isfinite(local(v).sum()) for v in self.avg.values()): return None
+        parts = (local(p.detach()).reshape(-1) for p in self.ps.values())
+        return sum(int(t.view(torch.uint8).sum(dtype=torch.int64)) for t in parts)
 
     def put_state(self, state):
         self.avg,self.n = {k: state['avg'][k].to(p.device) for k,p in self.ps.items()},state['n']

@@ -9,13 +9,14 @@ __all__ = ['read_checkpoint', 'newest_checkpoint', 'StopSignals', 'CheckpointS']
 import math,os,signal,sys,threading,warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import monotonic,perf_counter
 from . import checks
 from .events import CANCELS,CancelEpochException,Subscriber,batches_of
 from .finite import nan_stop
 from .saving.state import (WrappedLoader,data_state,describe,differences,on_cpu,run_rng,run_state,
-                                  set_run_rng,set_run_state)
+                                  set_run_rng,set_run_state,to_columns,to_rows)
 from .saving.files import (BadCheckpoint,CheckpointFolder,PARTS,clean_name,is_checkpoint,read_file,revived,
                                   storable)
 from .subscribers import searching
@@ -25,11 +26,13 @@ def read_checkpoint(
     path:str|Path, # The file
     mmap=False # Leave its tensors in the file until they are read?
 )->dict:
-    "The state in a checkpoint, on the CPU. Raises `BadCheckpoint`."
+    "The state in a checkpoint, on the CPU. Raises `BadCheckpoint` that names it."
     state = read_file(path, mmap=mmap)
     bad = [k for k,kind in PARTS.items() if not isinstance(state, dict) or not isinstance(state.get(k, ...), kind)]
-    if bad: raise BadCheckpoint(f"its part {', '.join(bad)} is missing, or of another kind")
-    return state
+    checks.refuse(BadCheckpoint, (bad, f"{path}: its part {', '.join(bad)} is missing, or of another kind"))
+    try: return state | dict(history=to_rows(revived(state['history'])))
+    except (TypeError, LookupError, AttributeError) as e:
+        raise BadCheckpoint(f"{path}: its part history can't be read: {e!r}") from e
 
 def newest_checkpoint(
     folder:CheckpointFolder, # Where to look
@@ -37,15 +40,16 @@ def newest_checkpoint(
 )->tuple:
     """The newest good checkpoint as `(path, state)`, or `(None, None)` if there is none.
     Warns of bad ones; raises `BadCheckpoint` if there are only bad ones."""
-    others = [*folder.files(folder.first), *folder.dir.glob('best.pt')]
-    files = folder.files()+[f for f in others if is_checkpoint(f) is not False]
-    for f in files:
+    others,bad = [*folder.files(folder.first), *folder.dir.glob('best.pt')],[]
+    for f in chain(folder.files(), (f for f in others if is_checkpoint(f) is not False)):
         try: return f,read_checkpoint(f, mmap)
-        except BadCheckpoint as e: warnings.warn(f"checkpoint {f} is left out: {(why := e)}")
-    if not files: return None,None
-    raise BadCheckpoint(f"none of the {len(files)} files in {folder.dir} is a good checkpoint (last reason: {why}). "
-                        "Bring a good one back, take another folder, or start again with CheckpointS(..., "
-                        "resume=False), which moves checkpoints aside")
+        except BadCheckpoint as e: bad.append(str(e))
+        warnings.warn(f"a checkpoint is left out: {bad[-1]}")
+    checks.refuse(BadCheckpoint, (
+        bad, f"none of the {len(bad)} files in {folder.dir} is a good checkpoint (last reason: {''.join(bad[-1:])}). Bring a "
+             "good one back, take another folder, or start again with CheckpointS(..., resume=False), which moves "
+             "checkpoints aside"))
+    return None,None
 
 # %% ../nbs/42_checkpoint.ipynb #5153bc47
 class StopSignals:
@@ -112,9 +116,9 @@ class CheckpointS(Subscriber):
         changed:str='error', # What a changed script is: an `'error'`, or `'allow'` to go on with a warning
         background:bool=False # Write in a thread, while the training goes on? Takes memory for a copy of the state.
     ):
-        if every!='epoch' and (isinstance(every, bool) or not isinstance(every, (int, float)) or not every > 0):
-            raise ValueError("every must be 'epoch', a whole number of training batches (100) or a number of seconds "
-                             f"(60.), not {every!r}")
+        checks.refuse(ValueError, (
+            every!='epoch' and (isinstance(every, bool) or not isinstance(every, (int, float)) or not every > 0),
+            f"every must be 'epoch', a whole number of training batches (100) or a number of seconds (60.), not {every!r}"))
         checks.monitor('train_loss' if monitor is None else monitor)
         self.folder,self.signals,self.fits = CheckpointFolder(dir, keep),StopSignals(grace),0
         self.dir,self.every,self.monitor,self.resume = self.folder.dir,every,monitor,resume
@@ -123,8 +127,9 @@ class CheckpointS(Subscriber):
 
     def before_fit(self, learn):
         if not learn.trains or searching(learn): return
-        if sum(isinstance(s, CheckpointS) for s in learn.subs) > 1:
-            raise ValueError("subs: there are two CheckpointS, and a run can be continued only once: leave one out")
+        checks.refuse(ValueError, (
+            sum(isinstance(s, CheckpointS) for s in learn.subs) > 1,
+            "subs: there are two CheckpointS, and a run can be continued only once: leave one out"))
         self.active,self.outer,self.at = True,sys.exc_info()[1],(0, 'train', 0) # `at`: epoch, kind of pass, batch
         self.run,self.time,self.start = describe(learn),monotonic(),perf_counter()
         self.state,self.best,self.rng_pass,self.steps,self.elapsed,self.ran,self.leaving = None,None,None,0,0.,False,0
@@ -145,7 +150,7 @@ class CheckpointS(Subscriber):
             first = self.dir/next((name for name,i in self.folder.stay.items() if i > self.fits), 'none')
             try: f,state = first,learn.processes.first_does(read_checkpoint, first, self.mmap)
             except BadCheckpoint as e:
-                warnings.warn(f"{first}: {e}. Until fit {fit+1} goes on, the model is that of {f}")
+                warnings.warn(f"{e}. Until fit {fit+1} goes on, the model is that of {f}")
             state = {k: v for k,v in state.items() if k!='opt'} | dict(at=(learn.n_epochs, 'train', 0),
                                                                        n_epochs=learn.n_epochs)
         self._compare(learn, f, state)
@@ -168,15 +173,11 @@ class CheckpointS(Subscriber):
         if not all(own): diffs = [f"{own.count(False)} passes of the learner aren't in it, and would be lost", *diffs]
         if diffs[6:]: diffs[6:] = [f'and {len(diffs)-6} more']
         msg = f"{f} is of another run: {'; '.join(diffs)}"
-        if diffs and self.changed=='error':
-            raise ValueError(f"{msg}. Put that back as it was, take another folder, start again with CheckpointS(..., "
-                             "resume=False), or go on from the file all the same with changed='allow'")
+        checks.refuse(ValueError, (
+            diffs and self.changed=='error',
+            f"{msg}. Put that back as it was, take another folder, start again with CheckpointS(..., resume=False), or "
+            "go on from the file all the same with changed='allow'"))
         if diffs: warnings.warn(f"{msg}. It goes on from that file all the same, as a run like neither")
-
-    def _read_again(self):
-        "The state, from its file. Raises `BadCheckpoint` that names it."
-        try: return read_checkpoint(self.file, self.mmap)
-        except BadCheckpoint as e: raise BadCheckpoint(f"{self.file}: {e}") from e
 
     def _put_back(self, learn, state, but=()):
         "Restore the run. Raises `BadCheckpoint` that names a part which isn't what it should be."
@@ -202,7 +203,8 @@ class CheckpointS(Subscriber):
         self.ran,self.elapsed,self.before_valid = True,0.,None
         if not train:
             self.at = learn.epoch,'eval',0
-            self.before_valid = storable(dict(rng=run_rng(learn), data=data_state(learn), history=learn.history))
+            self.before_valid = storable(dict(rng=run_rng(learn), data=data_state(learn)))
+            self.rows = len(learn.history)
         learn.dl = WrappedLoader(learn.dl, partial(self._train_batches if train else self._valid_batches, learn))
 
     def _train_batches(self, learn, dl):
@@ -217,7 +219,7 @@ class CheckpointS(Subscriber):
             if there < skip: raise ValueError(f"dls.train has {there} batches now, and the run was saved after {skip}")
             if s:
                 getattr(learn.opt, 'state', {}).clear() # in its memory comes what is read now
-                self._put_back(learn, ask.part(learn, ask.first_does(self._read_again)), ('data',))
+                self._put_back(learn, ask.part(learn, ask.first_does(read_checkpoint, self.file, self.mmap)), ('data',))
                 self.elapsed,learn.batch,learn.batch_idx = s['seconds'],(),first-1
             self.start = perf_counter()
             try:
@@ -254,7 +256,8 @@ class CheckpointS(Subscriber):
         e,before = sys.exc_info()[1],None if learn.training else self.before_valid
         failed = e is not self.outer and isinstance(e, Exception) and not isinstance(e, CANCELS)
         alone = learn.processes.world==1 and (failed or self.signals.stop) # the error of one isn't that of all
-        if before and (alone or self.leaving): self.save(learn, **before)
+        if before and (alone or self.leaving):
+            self.save(learn, **before, history=to_columns(learn.history[:self.rows]))
 
     def after_fit(self, learn):
         if self.active and self.state: self._put_back(learn, self.state) # nothing was left to do
@@ -313,8 +316,9 @@ class CheckpointS(Subscriber):
         self.signals.saving,self.signals.waiting = True,False
         learn.processes.first_does(self._wait)
         state = self._state(learn, **parts)
-        used = {clean_name(k): storable(t) for s in learn.subs if best and self.monitor.startswith('valid')
+        used = {clean_name(k): t for s in learn.subs if best and self.monitor.startswith('valid')
                 for k,t in getattr(s, 'validated', {}).items()}
+        used = storable(learn.processes.assemble(used))
         if self.background: state,used = on_cpu((state, used))
         write = partial(self.folder.write, state, best, **(dict(validated=used) if used else {}))
         if self.background: self.writing = None if learn.processes.rank else self.pool.submit(write)

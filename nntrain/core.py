@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device', 'map_tensors', 'to_device', 'to_cpu',
-           'named_tensors', 'columns', 'split_batch', 'endless', 'n_batches', 'with_column', 'batch_len', 'RunningMean',
-           'frozen_modules', 'keep_modes', 'freeze', 'thaw', 'add_note', 'text_table', 'names_from', 'digits',
-           'get_dataset']
+           'named_tensors', 'local', 'sharded', 'columns', 'split_batch', 'call_model', 'endless', 'n_batches',
+           'with_column', 'batch_len', 'loss_and_parts', 'RunningMean', 'frozen_modules', 'keep_modes', 'freeze',
+           'thaw', 'add_note', 'text_table', 'names_from', 'digits', 'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
 import importlib,inspect,math,os,random
@@ -119,6 +119,19 @@ def named_tensors(
     named = {**dict(getattr(model, 'named_parameters', unnamed)()), **dict(getattr(model, 'named_buffers', dict)())}
     return {k: t for k,t in named.items() if not torch.nn.parameter.is_lazy(t)}
 
+# %% ../nbs/00_core.ipynb #42278727
+def local(
+    t:torch.Tensor # Of any kind
+)->torch.Tensor:
+    "This process's part of a tensor that is sharded over several, sharing its memory; any other as it is"
+    return t.to_local() if hasattr(t, 'to_local') else t
+
+def sharded(
+    model # An `nn.Module`, or anything with `parameters()`
+)->bool:
+    "Does each of several processes have only a part of a parameter of `model`?"
+    return any(hasattr(p, 'to_local') for p in model.parameters())
+
 # %% ../nbs/00_core.ipynb #3a011ceb
 def columns(
     batch # What a loader yields
@@ -161,7 +174,7 @@ def split_batch(
     """`batch` as `(args, kwargs, target)` for a call of `model`; the target is `None` if there is none. By position; in
     a dict by name, where columns are called as arguments of `forward`, or the target as `label`, `target` or `y`; a
     column `id`, `idx` or `index` counts last. Raises `ValueError` if names say one thing and their order another."""
-    if isinstance(batch, torch.Tensor) or not hasattr(batch, 'keys'):
+    if isinstance(batch, (list, tuple)) or not hasattr(batch, 'keys'):
         cols = columns(batch)
         return cols[:n_inp],{},cols[n_inp] if len(cols) > n_inp else None
     model = getattr(model, '_orig_mod', model)
@@ -169,6 +182,15 @@ def split_batch(
     inputs,named,y = _by_name(tuple(batch.keys()), args, n_inp)
     xs = {k: batch[k] for k in inputs}
     return () if named else tuple(xs.values()),xs if named else {},None if y is None else batch[y]
+
+def call_model(
+    model, # An `nn.Module`
+    batch, # What a loader yields
+    n_inp:int=1 # How many columns are inputs, where names don't tell
+):
+    "What `model` returns for the inputs in `batch`, which `split_batch` finds"
+    args,kwargs,_ = split_batch(batch, n_inp, model)
+    return model(*args, **kwargs)
 
 def endless(
     dl # A loader
@@ -217,6 +239,13 @@ def batch_len(
         except ValueError: pass
     raise ValueError(f"batch holds no tensor to count samples by: {type(batch).__name__}. Collate it to tensors, or "
                      "override `Learner.n_samples`.")
+
+# %% ../nbs/00_core.ipynb #18e4f0a5
+def loss_and_parts(
+    res # What a loss function returned: the loss, or `(loss, {'name': part})`
+)->tuple:
+    "The loss, and the dict of its parts, which is empty if there are none"
+    return res if isinstance(res, tuple) and len(res)==2 and isinstance(res[1], dict) else (res, {})
 
 # %% ../nbs/00_core.ipynb #08ab394f
 class RunningMean:

@@ -13,7 +13,7 @@ from inspect import signature
 import torch
 from torch.utils.data import ConcatDataset,DataLoader,Subset,TensorDataset
 from fastcore.basics import patch
-from .checks import choice,whole
+from .checks import check_loader,choice,refuse,whole
 from .core import columns
 from .data.collate import (InOrder,classes_of,collate,collate_dict,find_masks,floats,hf_ds_collate_fn,
                                   image_columns,inplace)
@@ -38,12 +38,10 @@ def _unwrapped(ds):
 def _same_classes(train, ds, split):
     "Raise `ValueError` if a class number means one thing in `train` and another in `ds`"
     ours,theirs = classes_of(train),classes_of(ds)
-    for k in ours:
-        for i,(a,b) in enumerate(zip(ours[k], theirs.get(k, ()))):
-            if a!=b:
-                raise ValueError(f"the classes differ ({k!r}): number {i} is {a!r} in training, {b!r} in split "
-                                 f"{split!r}. Give both the same folders, or renumber one: "
-                                 "`ds.align_labels_with_mapping({name: number, ...}, column)`")
+    refuse(ValueError, *((True, f"the classes differ ({k!r}): number {i} is {a!r} in training, {b!r} in split "
+                                f"{split!r}. Give both the same folders, or renumber one: "
+                                "`ds.align_labels_with_mapping({name: number, ...}, column)`")
+                         for k in ours for i,(a,b) in enumerate(zip(ours[k], theirs.get(k, ()))) if a!=b))
 
 def _same_columns(train, ds, split):
     """Data set `ds` with its columns in the order of `train`, where both have names for them. Raises `ValueError` if
@@ -51,9 +49,10 @@ def _same_columns(train, ds, split):
     a,b = (o.format['columns'] if _plain_hf(o) else None if map_style(o) else getattr(o, 'column_names', None)
            for o in (train, ds))
     if not (a and b) or b==a[:len(b)]: return ds
-    if missing := [k for k in a if k not in b]:
-        raise ValueError(f"split {split!r} has the columns {b}, but training has {a}: there is no {missing}. Rename "
-                         "columns, or leave out what only one of them has (`rename_column`, `remove_columns`)")
+    refuse(ValueError, (
+        missing := [k for k in a if k not in b],
+        f"split {split!r} has the columns {b}, but training has {a}: there is no {missing}. Rename columns, or leave "
+        "out what only one of them has (`rename_column`, `remove_columns`)"))
     return ds.select_columns(a+[k for k in b if k not in a])
 
 def _collating(ds, like, collate_fn):
@@ -65,31 +64,28 @@ def _collating(ds, like, collate_fn):
     return InOrder(f, like, own=like is None or like is ds)
 
 # %% ../nbs/14_dataloaders.ipynb #391a6e96
-def _why_stream(ds, collate_fn, cache):
-    "Why `ds` has to be streamed; `None` if it can be decoded"
-    map_style_hf = hasattr(ds, '_fingerprint') and hasattr(ds, '__getitems__')
-    return ('not a map-style Hugging Face data set' if not map_style_hf else
-            f"a format or transform ({ds.format['type']})" if ds.format['type'] else
-            'a collate_fn of its own' if getattr(collate_fn, 'func', collate_fn) is not hf_ds_collate_fn else
-            'cache=False' if cache is False else None)
-
 def _check_split(ds, split, batch_size, drop_last, samplers):
     "Raise `ValueError` or `TypeError` if `ds` can't give a batch"
-    if not len(ds): raise ValueError(f"split {split!r} has no rows: give it some, or leave the split out")
-    if drop_last and len(ds)<batch_size and samplers['batch_sampler'] is None:
-        raise ValueError(f"split {split!r} has {len(ds)} rows, fewer than batch_size={batch_size}, and drop_last=True "
-                         "leaves no batch. Take a smaller batch_size, or drop_last=False")
-    for k,v in samplers.items():
-        if v is not None and not (hasattr(v, '__iter__') and hasattr(v, '__len__')):
-            raise TypeError(f"{k} must be an iterable with a length, to be read again in each pass, not {v!r}: give a "
-                            "list of row numbers, or a torch.utils.data.Sampler")
+    refuse(
+        ValueError,
+        (not len(ds), f"split {split!r} has no rows: give it some, or leave the split out"),
+        (drop_last and len(ds)<batch_size and samplers['batch_sampler'] is None,
+         f"split {split!r} has {len(ds)} rows, fewer than batch_size={batch_size}, and drop_last=True leaves no batch. "
+         "Take a smaller batch_size, or drop_last=False"))
+    refuse(TypeError, *((True, f"{k} must be an iterable with a length, to be read again in each pass, not {v!r}: "
+                               "give a list of row numbers, or a torch.utils.data.Sampler")
+                        for k,v in samplers.items()
+                        if v is not None and not (hasattr(v, '__iter__') and hasattr(v, '__len__'))))
 
 def _why_not(ds, collate_fn, split, cache):
     "Why `ds` isn't decoded once; `None` if it is. Raises `ValueError` if it can't be, and `cache` is `True`."
-    why = _why_stream(ds, collate_fn, cache)
-    if why and cache is True:
-        raise ValueError(f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
-                         "Leave cache out, or that")
+    map_style_hf = hasattr(ds, '_fingerprint') and hasattr(ds, '__getitems__')
+    why = ('not a map-style Hugging Face data set' if not map_style_hf else
+           f"a format or transform ({ds.format['type']})" if ds.format['type'] else
+           'a collate_fn of its own' if getattr(collate_fn, 'func', collate_fn) is not hf_ds_collate_fn else
+           'cache=False' if cache is False else None)
+    refuse(ValueError, (why and cache is True, f"cache=True, but split {split!r} can't be decoded once: it has {why}. "
+                                               "Leave cache out, or that"))
     masks = getattr(collate_fn, 'keywords', {}).get('masks')
     size,free = check_columns(ds, split, masks) if why in (None,'cache=False') else 0,free_memory()//2
     if cache=='auto' and not why and size>free:
@@ -106,9 +102,9 @@ def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, s
     kwargs.update(seed=seed, split=split)
     if not map_style(ds):
         buffer = None if isinstance(shuffle, bool) or hasattr(ds, '_ex_iterable') else shuffle # of Hugging Face
-        if odd := [k for k,v in dict(samplers, cache=cache is True or None, shuffle=buffer).items() if v is not None]:
-            raise ValueError(f"split {split!r} is an iterable: it can only be streamed, in its own order. "
-                             f"Leave {odd[0]} out")
+        refuse(ValueError, *((True, f"split {split!r} is an iterable: it can only be streamed, in its own order. Leave "
+                                    f"{k} out") for k,v in dict(samplers, cache=cache is True or None,
+                                                                shuffle=buffer).items() if v is not None))
         return Loader(ds, batch_size=batch_size, collate_fn=collate_fn, drop_last=drop_last, shuffle=shuffle, **kwargs)
     photos = hasattr(ds, 'prepare') # which make their batches themselves
     if photos: ds.prepare()
@@ -129,15 +125,15 @@ def _make_loader(like, ds, collate_fn, split, *, batch_size, cache, cache_dir, s
 # %% ../nbs/14_dataloaders.ipynb #dbe14a02
 def _splits(dd):
     "The names of the training and the validation split of `dd`"
-    if not hasattr(dd, 'keys'):
-        raise TypeError(f"dd must be a DatasetDict with named splits, not {type(dd).__name__}. For data sets of your "
-                        "own: DataLoaders.from_datasets(train_ds, valid_ds, batch_size)")
-    names = list(dd)
+    refuse(TypeError, (not hasattr(dd, 'keys'),
+                       f"dd must be a DatasetDict with named splits, not {type(dd).__name__}. For data sets of your "
+                       "own: DataLoaders.from_datasets(train_ds, valid_ds, batch_size)"))
     found = [o for o in ('valid','validation') if o in dd] or [o for o in ('test',) if o in dd]
-    wrong = (f"no split called 'train': it has {names}" if 'train' not in names else
-             f"both 'valid' and 'validation': {names}" if len(found)>1 else
-             f"no split called 'valid', 'validation' or 'test': it has {names}" if not found and len(names)>1 else None)
-    if wrong: raise ValueError(f"dd has {wrong}. Name them: DatasetDict(train=..., valid=...)")
+    have = f"{list(dd)}. Name them: DatasetDict(train=..., valid=...)"
+    refuse(ValueError,
+           ('train' not in dd, f"dd has no split called 'train': it has {have}"),
+           (len(found)>1, f"dd has both 'valid' and 'validation': {have}"),
+           (not found and len(dd)>1, f"dd has no split called 'valid', 'validation' or 'test': it has {have}"))
     return 'train',(found or [None])[0]
 
 # %% ../nbs/14_dataloaders.ipynb #be7a06a0
@@ -147,7 +143,10 @@ class DataLoaders:
         train, # An iterable of batches
         valid=None, # Another one, or `None` to train only
         test=None # A third one, or a function that makes it
-    ): self.train,self.valid,self._test = train,valid,test
+    ):
+        for name,dl in dict(train=train, valid=valid, test=None if callable(test) else test).items():
+            check_loader(name, dl)
+        self.train,self.valid,self._test = train,valid,test
 
     @property
     def test(self):
@@ -177,15 +176,16 @@ class DataLoaders:
         """Make the loaders. Columns and classes go by the names of the training data. Raises `ValueError` or
         `TypeError`, with the split and the remedy, on data that can't be batched."""
         choice('cache', cache, ('auto', True, False))
-        if collate_fn is not None and not callable(collate_fn):
-            raise TypeError(f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for "
-                            "the default")
-        if hasattr(train_ds, 'prepare') and collate_fn not in (None, hf_ds_collate_fn):
-            raise ValueError("collate_fn: photos of a given size make their batches themselves. Leave collate_fn out, "
-                             "or size=")
-        if odd := set(kwargs)-set(signature(DataLoader).parameters):
-            raise TypeError(f"unknown arguments {sorted(odd)}: what isn't in this signature goes to "
-                            "torch.utils.data.DataLoader, which has none of that name")
+        odd = set(kwargs)-set(signature(DataLoader).parameters)
+        refuse(
+            TypeError,
+            (collate_fn is not None and not callable(collate_fn),
+             f"collate_fn must be a function from rows to a batch, not {collate_fn!r}: leave it out for the default"),
+            (odd, f"unknown arguments {sorted(odd)}: what isn't in this signature goes to torch.utils.data.DataLoader, "
+                  "which has none of that name"))
+        refuse(ValueError, (
+            hasattr(train_ds, 'prepare') and collate_fn not in (None, hf_ds_collate_fn),
+            "collate_fn: photos of a given size make their batches themselves. Leave collate_fn out, or size="))
         bs,generator = whole('batch_size', batch_size, 1, 'rows'),kwargs.pop('generator', None)
         seed = torch.randint(2**63-1, (), generator=generator).item() if seed is None else whole('seed', seed)
         whole('num_workers', kwargs.get('num_workers', 0))
@@ -303,7 +303,7 @@ class DataLoaders:
         **kwargs # To `nntrain.plotting.get_grid`, such as `nrows` or `imsize`
     ):
         "Draw the first images of the next batch with their classes, masks or boxes, or print a table of its rows"
-        from nntrain.data.describe import show_batch
+        from nntrain.plotting import show_batch
         return show_batch(self, n, train, stats, **kwargs)
 
     def describe(self):
@@ -323,20 +323,19 @@ def split(cls:DataLoaders,
     column or splits that don't fit."""
     from datasets import DatasetDict
     dd = dict(dd) if isinstance(dd, dict) else dict(train=dd)
-    if 'train' not in dd or {'valid','validation'}&set(dd):
-        raise ValueError(f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}")
-    ds,n = dd['train'],len(dd['train'])
-    col = None
+    refuse(ValueError, ('train' not in dd or {'valid','validation'}&set(dd),
+                        f"dd must have a split 'train' and no 'valid' or 'validation': it has {list(dd)}"))
+    ds,col = dd['train'],()
     if stratify is not None:
-        if stratify not in ds.column_names:
-            raise ValueError(f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or "
-                             "give stratify=None")
+        refuse(ValueError, (
+            stratify not in ds.column_names,
+            f"stratify: there is no column {stratify!r}, only {ds.column_names}. Name one of them, or give "
+            "stratify=None"))
         col = ds.with_format(None)[stratify][:]
-        for i,o in enumerate(col):
-            if o is None or isinstance(o, (list,dict)):
-                raise ValueError(f"stratify: column {stratify!r} has the value {o} in row {i}, not one class for each "
-                                 "row. Give stratify=None, or a column with one value per row")
-    train,held = split_rows(n, valid, seed, col)
+    refuse(ValueError, *((True, f"stratify: column {stratify!r} has the value {o} in row {i}, not one class for each "
+                                "row. Give stratify=None, or a column with one value per row")
+                         for i,o in enumerate(col) if o is None or isinstance(o, (list,dict))))
+    train,held = split_rows(len(ds), valid, seed, col or None)
     return DatasetDict(dd | dict(train=ds.select(train), valid=ds.select(held)))
 
 # %% ../nbs/14_dataloaders.ipynb #fe067f72
@@ -348,9 +347,10 @@ def _batch_stats(batches, table):
     n,s,s2 = 0,0.,0.
     for b in batches:
         x = columns(b)[0]
-        if not isinstance(x, torch.Tensor) or not (x.is_floating_point() or x.dtype==torch.uint8):
-            raise ValueError("stats: the first column of the training batches, which is the input, holds no floats or "
-                             f"bytes but {getattr(x, 'dtype', type(x).__name__)}")
+        refuse(ValueError, (
+            not isinstance(x, torch.Tensor) or not (x.is_floating_point() or x.dtype==torch.uint8),
+            "stats: the first column of the training batches, which is the input, holds no floats or bytes but "
+            f"{getattr(x, 'dtype', type(x).__name__)}"))
         table = table and x.ndim==2
         x = (x.transpose(0,1).flatten(1) if x.ndim==4 or table else x.reshape(1,-1)).double()
         n,s,s2 = n+x.shape[1],s+x.sum(1),s2+(x**2).sum(1)

@@ -253,7 +253,8 @@ class Program:
         bodies = [self.listener(s, f, event, fr) for s,f in who]
         res = [] if last_first else sum(bodies, [])
         for body in bodies[:len(bodies)*last_first]: res = [ast.Try(body, [], [], res)] if res else body
-        return [_line(f'# {event}'), *(res or [ast.Pass()]*last_first)] if self.events else res
+        if not self.events: return res
+        return [_line(f'# {event}'), *(res or [ast.Pass()]*last_first), _line(f'# end of {event}')]
 
     def listener(self, s, f, event, fr):
         "The body of a listener, or a call of it"
@@ -358,7 +359,8 @@ def explain(
     lines = sorted(line for k,(_,line) in p.imports.items() if line and re.search(rf'(?<![.\w]){k}\b', text))
     homes = {m: [l[len(m):] for l in lines if l.startswith(m)] for l in lines
              if (m := l[:l.index('import ')+7])[0]=='f'}
-    res = Explanation('\n'.join([*(l for l in lines if l[0]=='i'), # `import a` before `from a import b`
-                                 *(f"{m}{', '.join(ns)}" for m,ns in homes.items()), '', text]))
-    res.learn,res.names,res.asked = learn,names,dict(asked, detail=detail, events=events)
+    marked = '\n'.join([*(l for l in lines if l[0]=='i'), # `import a` before `from a import b`
+                        *(f"{m}{', '.join(ns)}" for m,ns in homes.items()), '', text])
+    res = Explanation(re.sub(r'(?m)^ *# end of .*\n', '', marked))
+    res.learn,res.names,res.asked,res.marked = learn,names,dict(asked, detail=detail, events=events),marked
     return res

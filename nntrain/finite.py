@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .checks import choice,whole
-from .core import columns,keep_modes,map_tensors,named_tensors,split_batch
+from .core import columns,keep_modes,local,map_tensors,named_tensors,sharded,split_batch
 from .events import CancelBatchException,Subscriber
 from .subscribers import optimizers,searching
 
@@ -49,11 +49,12 @@ def divisor(
 # %% ../nbs/22_finite.ipynb #880d21ae
 def _finite(x):
     if not isinstance(x, torch.Tensor) or not (x.is_floating_point() or x.is_complex()): return True
+    x = local(x) # the other processes look at theirs
     return bool(torch.isfinite(x.coalesce().values() if x.is_sparse else x).all())
 
 def _first_bad(named):
     "The name of the first tensor in a dict that isn't finite, or `None`"
-    floats = [(k, t.detach()) for k,t in named.items() if t.is_floating_point() or t.is_complex()]
+    floats = [(k, local(t.detach())) for k,t in named.items() if t.is_floating_point() or t.is_complex()]
     sums = [t.sum() for _,t in floats]
     if len({(s.dtype, s.device) for s in sums}) > 1: sums = [s.abs().to(sums[0].device, torch.float32) for s in sums]
     if not sums or bool(torch.isfinite(torch.stack(sums)).all()): return None # one question to the device
@@ -88,6 +89,7 @@ def first_nonfinite(
     for i,c in enumerate(cols):
         if not _finite(c): return f"column {i} of the batch ({'target' if c is y else 'input'})"
     if k := bad_weight(learn.model, meant): return f'the weight {k}'
+    if sharded(learn.model): return 'the loss (inputs and weights are finite)' # one process alone can't compute it
     def watch(name, module):
         def hook(m, args, out):
             if not _finite(out): found.append(f'the output of module {name or type(m).__name__} ({type(m).__name__})')
@@ -107,6 +109,7 @@ class NaNStopS(Subscriber):
     """Stops a fit whose loss or weights aren't finite, with the last good weights. `Learner` adds one that looks every
     256 batches. Raises `ValueError` or `TypeError` on bad arguments; the fit raises `FloatingPointError`."""
     order,active,skipped = -10,False,0 # before whatever works with the loss
+    kept,opts,meant = None,(),()
     def __init__(self,
         action:str='raise', # `'raise'` stops, `'skip'` leaves the batch out, `'warn'` goes on
         every:int=None # Wait for the loss after so many batches, 0 never; `None`: 1 with `'skip'` or on the CPU, else 0
@@ -119,8 +122,7 @@ class NaNStopS(Subscriber):
             raise ValueError(f"every must be 1 to skip a batch before its step, not {every!r}")
 
     def before_fit(self, learn):
-        self.active = bool(learn.trains) and not searching(learn)
-        self.kept,self.opts,self.meant,self.skipped,self.i = None,(),(),0,0
+        self.active,self.skipped = bool(learn.trains) and not searching(learn),0
 
     def before_epoch(self, learn):
         if not self.active or self.kept is not None: return
@@ -134,9 +136,8 @@ class NaNStopS(Subscriber):
 
     def after_loss(self, learn):
         if not self.active: return
-        self.i += 1
         every = self.every or int(self.action=='skip' or learn.loss.device.type=='cpu')
-        due = every and self.i%every==0
+        due = every and (learn.batch_idx+1)%every==0
         bad = due and not _finite(learn.loss) and not self.says_nothing(learn)
         if due and learn.processes.any_of(bad):
             if self.action=='skip': self.skip()
@@ -145,7 +146,8 @@ class NaNStopS(Subscriber):
     def after_backward(self, learn):
         if not self.active: return
         scaled = any(getattr(s, 'scaler', None) for s in learn.subs) # a scaler leaves such steps out by itself
-        if not scaled and not all(_finite(p.grad) for p in learn.model.parameters()):
+        bad = not scaled and not all(_finite(p.grad) for p in learn.model.parameters())
+        if learn.processes.any_of(bad):
             for p in learn.model.parameters(): p.grad = None # not `zero_grad`, which may let them fade
             self.skip()
 
@@ -168,7 +170,7 @@ class NaNStopS(Subscriber):
         "Is the loss the mean of nothing? Then its gradients are exactly 0."
         if not bool(torch.isnan(learn.loss)): return False
         if learn.n_samples()==0: return True
-        if not learn.training: return False
+        if not learn.training or sharded(learn.model): return False
         ps = [p for p in learn.model.parameters() if p.requires_grad]
         grads = torch.autograd.grad(learn.loss, ps, retain_graph=True, allow_unused=True)
         return not any(g is not None and g.ne(0).any() for g in grads)
@@ -212,7 +214,9 @@ class NaNStopS(Subscriber):
             what = f"the loss ({losses[bad[0]].item()}) isn't finite at {place}"
         if learn.processes.any_of(what): self.stop(learn, what, name)
         elif learn.training: # validation may use other weights
-            if name := bad_average(learn): self.stop(learn, f"the optimizer isn't finite at {self.place(learn)}", name)
+            name = bad_average(learn)
+            if learn.processes.any_of(name):
+                self.stop(learn, name and f"the optimizer isn't finite at {self.place(learn)}", name)
             self.keep(learn, f'epoch {learn.epoch}, batch {learn.batch_idx}')
 
     def weights_ok(self,

@@ -10,23 +10,22 @@ import math,textwrap
 from itertools import zip_longest
 import numpy as np, torch, matplotlib.pyplot as plt
 from fastcore.meta import delegates
-from .checks import whole
+from .checks import refuse,whole
 from .core import columns,text_table
 from .data.collate import channels_last,classes_of,image_columns,pixels
 from .data.items import rows_of
-from .data.loader import Loader,first_batches
+from .data.loader import first_batches
 
 # %% ../nbs/16_plotting.ipynb #c6ac7f24
 def _to_plot(im):
     "`im` as an array that `imshow` takes. Raises `TypeError` or `ValueError` if it's no image."
     tensor = isinstance(im, torch.Tensor)
-    if not tensor and not isinstance(im, np.ndarray) and not hasattr(im, 'getbands'):
-        raise TypeError(f"im must be a tensor, an array or a PIL image, not {type(im).__name__}")
+    refuse(TypeError, (not tensor and not isinstance(im, np.ndarray) and not hasattr(im, 'getbands'),
+                       f"im must be a tensor, an array or a PIL image, not {type(im).__name__}"))
     half = tensor and im.dtype in (torch.bfloat16,torch.float16)
     im = channels_last(im.float() if half else im if tensor else np.asarray(im))
-    if im.ndim not in (2,3):
-        raise ValueError(f"im must have 2 or 3 dimensions, such as (channels, height, width), not the shape "
-                         f"{im.shape}. For several images: show_images")
+    refuse(ValueError, (im.ndim not in (2,3), "im must have 2 or 3 dimensions, such as (channels, height, width), not "
+                                              f"the shape {im.shape}. For several images: show_images"))
     return im
 
 @delegates(plt.Axes.imshow)
@@ -77,8 +76,8 @@ def get_grid(
     whole('n', n, 1, 'images')
     nrows = nrows or math.ceil(n/(ncols or math.ceil(math.sqrt(n))))
     ncols = ncols or math.ceil(n/nrows)
-    if nrows*ncols<n:
-        raise ValueError(f"a grid of {nrows} x {ncols} has no room for {n} images: leave nrows or ncols out")
+    refuse(ValueError, (
+        nrows*ncols<n, f"a grid of {nrows} x {ncols} has no room for {n} images: leave nrows or ncols out"))
     fig,axs = subplots(nrows, ncols, squeeze=False, **kwargs)
     for ax in axs.flat[n:]: ax.axis('off')
     if title is not None: fig.suptitle(title, weight=weight, size=size)
@@ -95,8 +94,8 @@ def show_images(
 ):
     "Show images in a grid. Raises `ValueError` if there are none, or more titles than images."
     ims,titles = list(ims),list(titles or [])
-    if not ims: raise ValueError("ims is empty: there's nothing to show")
-    if len(titles)>len(ims): raise ValueError(f"titles has {len(titles)} entries for {len(ims)} images")
+    refuse(ValueError, (not ims, "ims is empty: there's nothing to show"),
+           (len(titles)>len(ims), f"titles has {len(titles)} entries for {len(ims)} images"))
     fig,axs = get_grid(len(ims), nrows, ncols, **kwargs)
     for im,t,ax in zip_longest(ims, titles, axs.flat[:len(ims)]): show_image(im, ax=ax, title=t)
     return fig,axs
@@ -109,6 +108,11 @@ def _named(ds, batch):
         xs = columns(batch)
         batch = dict(zip(features if len(features)==len(xs) else ('x','y',*range(2, len(xs))), xs))
     return batch,{k: names.get('classes' if k=='y' and k not in names else k) for k in batch}
+
+def _kinds(batch):
+    "The columns of a batch in words: name, shape and type of each"
+    return ', '.join(f'{k} {tuple(x.shape)} {x.dtype}' if isinstance(x, torch.Tensor) else f'{k} {type(x).__name__}'
+                     for k,x in batch.items())
 
 def _images(ds, name, x):
     "`x` as images (rows, channels, height, width), or `None` if it holds none"
@@ -134,6 +138,18 @@ def _cell(v, names=None, width=60):
     if isinstance(v, torch.Tensor): v = v.item() if v.ndim==0 else v.tolist()
     return textwrap.shorten(str(v), width, placeholder=' …')
 
+def _drawn(im, y):
+    "The picture, floats from 0 to 1, with boxes or the classes of its pixels drawn on it; `None` if `y` is neither"
+    im,y = (im*255).byte().expand(3, -1, -1),y.get('boxes') if isinstance(y, dict) else y
+    if not isinstance(y, torch.Tensor): return None
+    boxes = y.ndim==2 and y.shape[1]==4 and y.shape!=im.shape[1:]
+    if not boxes and (y.is_floating_point() or y.numel()!=im[0].numel()): return None
+    from torchvision.utils import draw_bounding_boxes,draw_segmentation_masks
+    if boxes: return draw_bounding_boxes(im, y, colors='red')
+    classes,colours = y[y>0].unique(),'orange green blue red purple brown pink cyan'.split()
+    masks = y.reshape(im.shape[1:])==classes.view(-1,1,1)
+    return draw_segmentation_masks(im, masks, .6, [colours[c%8-1] for c in classes]) if len(classes) else im
+
 @delegates(get_grid)
 def show_batch(
     dls, # Has the loaders `train` and `valid`
@@ -142,23 +158,26 @@ def show_batch(
     stats=None, # Mean and standard deviation per channel with which a transform normalised the images
     **kwargs
 ):
-    """Draw the first images of the next batch with their class names, or print a table of its rows. Nothing is counted
-    or drawn from a generator. Raises `ValueError` if there is no validation data to show."""
+    """Draw the first images of the next batch with their classes, masks or boxes, or print a table of its rows. Nothing
+    is counted or drawn from a generator. Raises `ValueError` if there is no validation data to show."""
     dl = dls.train if train else dls.valid
-    if dl is None: raise ValueError("train=False, but there is no validation data")
+    refuse(ValueError, (dl is None, "train=False, but there is no validation data"))
     ds = rows_of(dl)[0]
+    def numbers(): return next(dl.plan.keys(dl.epoch)).rows[:n]
+    if hasattr(ds, 'preprocessor'): return print(ds.raw.iloc[numbers()].to_string(index=False)) # a table, as it came
     batch,classes = _named(ds, first_batches(dl)[0])
-    ims = [o for k,x in batch.items() if (o := _images(ds, k, x)) is not None]
-    if ims:
+    ims = next((o for k,x in batch.items() if (o := _images(ds, k, x)) is not None), None)
+    if ims is not None:
+        ims = _unnormalise(ims[:n], stats)
+        drawn = ([_drawn(im, o) for im,o in zip(ims, y)] for y in batch.values())
+        found = next((os for os in drawn if not any(o is None for o in os)), None)
         titles = next(([_cell(int(o), classes[k]) for o in x[:n]] for k,x in batch.items()
-                       if isinstance(x, torch.Tensor) and x.ndim==1 and not x.is_floating_point()), None)
-        kwargs = {'imsize':1.5, 'layout':'constrained', **kwargs}
-        return show_images(_unnormalise(ims[0][:n], stats), titles=titles, **kwargs)
-    if isinstance(dl, Loader) and dl.plan is not None and hasattr(ds, 'with_format'): # rows as a person reads them
+                       if not found and isinstance(x, torch.Tensor) and x.ndim==1 and not x.is_floating_point()), None)
+        return show_images(found or ims, titles=titles, **{'imsize':1.5, 'layout':'constrained', **kwargs})
+    if getattr(dl, 'plan', None) is not None and hasattr(ds, 'with_format'): # rows as a person reads them
         classes,raw = {k: getattr(f, 'names', None) for k,f in ds.features.items()},ds.with_format(None)
-        rows = [raw[int(i)] for i in next(dl.plan.keys(dl.epoch)).rows[:n]]
+        rows = [raw[int(i)] for i in numbers()]
     else: rows = [{k: v[i] for k,v in batch.items()} for i in range(min(n, *map(len, batch.values())))]
     cells = [[_cell(row[k], classes.get(k)) for k in rows[0]] for row in rows]
     print(text_table([[str(k) for k in rows[0]], *cells], left=len(rows[0])))
-    print('batch: ' + ', '.join(f'{k} {tuple(x.shape)} {x.dtype}' if isinstance(x, torch.Tensor) else
-                                f'{k} {type(x).__name__}' for k,x in batch.items()))
+    print(f'batch: {_kinds(batch)}')

@@ -13,8 +13,7 @@ from .core import split_batch
 from .events import Subscriber
 from .finite import _settings
 from .data.items import class_names,validation_batch
-from .inspect import run_aside
-from .predict import gives_logits,in_order,model_kind
+from .predict import _loader,gives_logits,in_order,model_kind,run_aside
 
 # %% ../nbs/52_results.ipynb #67f8180a
 Mistake = collections.namedtuple('Mistake', 'loss target pred prob index x')
@@ -80,6 +79,13 @@ class PredictionsS(Subscriber):
         worst = both[0].topk(min(self.k, len(both[0]))).indices
         self.top = [o[worst] for o in both]
 
+    def matrix(self)->torch.Tensor:
+        "How often each class (row) was predicted as each class (column), without targets that the loss ignores"
+        preds,targets = (torch.cat([o.flatten() for o in os]).long().cpu() for os in (self.preds, self.targets))
+        preds,targets = preds[targets>=0],targets[targets>=0]
+        n = max(self.n_classes, int(targets.max())+1 if len(targets) else 0)
+        return torch.bincount(targets*n+preds, minlength=n*n).view(n, n)
+
 # %% ../nbs/52_results.ipynb #0fd33955
 def _names(learn, names, n):
     "`names`, else those that the data set has for `n` classes, else numbers"
@@ -97,8 +103,9 @@ def as_picture(
 
 # %% ../nbs/52_results.ipynb #69257198
 def _predictions(learn, dl, k=0):
-    "A `PredictionsS` that has seen `dl`, or the validation data"
-    run_aside(learn, in_order(learn.dls.valid if dl is None else dl), ps := PredictionsS(k))
+    "A `PredictionsS` that has seen `dl`, or the validation data; `dl` if it is one"
+    if isinstance(dl, PredictionsS): return dl
+    run_aside(learn, in_order(_loader(learn, dl)), ps := PredictionsS(k))
     return ps
 
 def confusion_matrix(
@@ -107,15 +114,11 @@ def confusion_matrix(
 )->torch.Tensor:
     """How often each class (row) was predicted as each class (column); targets that the loss ignores aren't counted.
     For one class per sample or pixel, or one logit. Raises `ValueError` if the model isn't a classifier."""
-    ps = _predictions(learn, dl)
-    preds,targets = (torch.cat([o.flatten() for o in os]).long().cpu() for os in (ps.preds, ps.targets))
-    preds,targets = preds[targets>=0],targets[targets>=0]
-    n = max(ps.n_classes, int(targets.max())+1 if len(targets) else 0)
-    return torch.bincount(targets*n+preds, minlength=n*n).view(n, n)
+    return _predictions(learn, dl).matrix()
 
 def plot_confusion(
     learn, # The learner; `learn.plot_confusion(...)` is the same
-    dl=None, # A loader; `None` takes the validation data
+    dl=None, # A loader, or a `PredictionsS` that has seen one; `None` takes the validation data
     names=None, # Names of the classes; `None` finds them
     ax=None # Matplotlib axes to draw on; `None` makes new ones
 ):
@@ -126,7 +129,7 @@ def plot_confusion(
     n,names = len(cm),_names(learn, names, len(cm))
     ax = plt.subplots(figsize=(.42*n+1.5, .42*n+1))[1] if ax is None else ax
     shares = cm/cm.sum(1, keepdim=True).clamp(min=1)
-    ax.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    ax.imshow(shares.numpy(), cmap='Blues', vmin=0, vmax=1)
     ax.set(xlabel='predicted', ylabel='true')
     if n <= 30: # else there is no room for text
         for i,j in cm.nonzero().tolist():

@@ -7,6 +7,7 @@ __all__ = ['read_log', 'Journal', 'TrackerS', 'interval', 'runs']
 
 # %% ../nbs/54_tracking.ipynb #eace97c5
 import csv,json,math,time,warnings
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import count
@@ -15,7 +16,8 @@ from pathlib import Path
 import torch
 from .checks import choice,whole
 from .export import run_settings
-from .processes import is_first
+from .processes import is_first,world
+from .results import PredictionsS
 from .schedule import StatefulS
 from .subscribers import searching
 
@@ -88,7 +90,7 @@ class TrackerS(StatefulS):
     order,aside,state = 100,False,('run', 'step', 'losses', 'due', 'rates') # it writes, so not aside
     kinds = 'csv','tensorboard','trackio','wandb'
     on = opened = due = False
-    journal = rates = None
+    journal = rates = seen = None
     def __init__(self,
         tracker, # `'csv'`, `'tensorboard'`, `'trackio'`, `'wandb'`, with a folder `'csv:logs'`; or an object with `log`
         every:int=10, # Log loss and learning rate every so many optimizer steps
@@ -108,10 +110,12 @@ class TrackerS(StatefulS):
 
     def before_fit(self, learn):
         self.on,self.opened,self.due = learn.trains and not searching(learn) and is_first(),False,False
+        self.seen = PredictionsS() if self.on and self.kind and learn.validates and world()==1 else None
         if self.on: self.begin()
 
     def before_epoch(self, learn): # by now a resumed run knows its name and its step
         if self.on and not self.opened: self.attempt(self.open, learn)
+        if self.seen: self.seen.before_fit(learn) # it begins again
 
     def open(self, learn):
         "Make or find the folder of the run, and open its tracker"
@@ -154,6 +158,11 @@ class TrackerS(StatefulS):
 
     def after_step(self, learn): self.step += 1
 
+    def after_loss(self, learn):
+        if learn.training or not self.seen: return
+        try: self.seen.after_batch(learn)
+        except ValueError: self.seen = None # the model doesn't classify
+
     def after_batch(self, learn):
         if not self.on or not learn.training: return
         self.losses.append(learn.loss.detach())
@@ -172,10 +181,13 @@ class TrackerS(StatefulS):
         if self.on and self.journal: self.attempt(self.figures, learn)
 
     def figures(self, learn):
-        "Draw losses and learning rates, for the folder of the run and the tracker"
+        "Draw losses, learning rates and the confusion matrix, for the folder of the run and the tracker"
         from matplotlib.pyplot import close
-        for name,draw in dict(losses=learn.plot_losses, lr=learn.plot_lr).items():
-            if name=='lr' and getattr(learn, 'schedule', None) not in learn.subs: continue
+        figures = dict(losses=learn.plot_losses)
+        if getattr(learn, 'schedule', None) in learn.subs: figures['lr'] = learn.plot_lr
+        if self.seen and self.seen.preds and self.seen.n_classes <= 100:
+            figures['confusion'] = partial(learn.plot_confusion, self.seen)
+        for name,draw in figures.items():
             figure,path = draw().figure,self.folder/self.run/f'{name}.png'
             figure.savefig(path, dpi=120, bbox_inches='tight')
             if self.tracker: self.tracker.image(name, figure, path, self.step)

@@ -13,7 +13,8 @@ from .checks import choice,instance,refuse,whole
 from .core import RunningMean,columns,default_device,map_tensors,to_device
 from .dataloaders import DataLoaders
 from .events import CancelFitException,PublishEvents,Subscriber,check_subs
-from .subscribers import DeviceS,LRFindS,ProgressS,searching
+from .progress import ProgressS
+from .subscribers import DeviceS,LRFindS,searching
 from .learner import Learner
 from .schedule import EarlyStoppingS,SchedulerS
 from .acceleration import GradAccumS,GradClipS,MixedPrecisionS

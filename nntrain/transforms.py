@@ -8,7 +8,7 @@ __all__ = ['places', 'seeded_on', 'AugmentS', 'NormalizationS', 'MixupS']
 # %% ../nbs/31_transforms.ipynb #b3edaa48
 from contextlib import contextmanager,nullcontext
 import math,torch, torch.nn.functional as F
-from .checks import number,whole
+from .checks import number,refuse,whole
 from .core import columns,map_tensors,with_column
 from .dataloaders import mix_seed,seeded
 from .schedule import StatefulS
@@ -54,9 +54,8 @@ class AugmentS(StatefulS):
         seed:int=0, # Seed of the random numbers
         with_targets:bool=None # Targets are masks or boxes: change them too (`True`), or not (`False`)? `None` asks
     ):
-        if not callable(transform):
-            raise TypeError(f"transform must be callable, not {transform!r}: try v2.RandomHorizontalFlip(), from "
-                            "torchvision.transforms")
+        refuse(TypeError, (not callable(transform), f"transform must be callable, not {transform!r}: try "
+                                                    "v2.RandomHorizontalFlip(), from torchvision.transforms"))
         self.transform,self.draws,self.seed = transform,whole('draws', draws, 1, 'parts'),seed
         self.with_targets = with_targets
 
@@ -68,15 +67,17 @@ class AugmentS(StatefulS):
         if not learn.training: return
         cols,n = columns(learn.batch),learn.n_inp
         x,targets = cols[0],{i: y for i,y in enumerate(cols) if i >= n and places(y, cols[0])}
-        if targets and self.with_targets is None:
-            raise ValueError("the targets are pictures as large as the inputs, or boxes: say AugmentS(..., "
-                             "with_targets=True) to transform both (with v2 of torchvision), or "
-                             "with_targets=False if the transform leaves everything in its place")
         plain = (t for y in targets.values() if not isinstance(y, torch.Tensor) for t in places(y, x) if not _typed(t))
-        if self.with_targets and (not targets or next(plain, None) is not None):
-            raise ValueError("with_targets=True wants targets that are a tensor of masks as large as the inputs, or "
-                             "tv_tensors of torchvision, which say what they are: BoundingBoxes, KeyPoints, Mask. Let "
-                             "the data set make them, and the collate_fn put those of a batch in a list")
+        refuse(
+            ValueError,
+            (targets and self.with_targets is None,
+             "the targets are pictures as large as the inputs, or boxes: say AugmentS(..., with_targets=True) to "
+             "transform both (with v2 of torchvision), or with_targets=False if the transform leaves everything in "
+             "its place"),
+            (self.with_targets and (not targets or next(plain, None) is not None),
+             "with_targets=True wants targets that are a tensor of masks as large as the inputs, or tv_tensors of "
+             "torchvision, which say what they are: BoundingBoxes, KeyPoints, Mask. Let the data set make them, and "
+             "the collate_fn put those of a batch in a list"))
         new = self.augment(x, *targets.values()) if self.with_targets else [self.augment(x)]
         for i,o in zip((0, *targets), new): learn.batch = with_column(learn.batch, i, o)
         self.i += 1
@@ -87,12 +88,14 @@ class AugmentS(StatefulS):
     ):
         """`x`, or a list of it and `targets`, transformed in full precision with the random numbers of this epoch and
         batch"""
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"AugmentS wants a tensor of inputs, not a {type(x).__name__}: transform pictures of "
-                            "several sizes one by one in the data set")
-        if x.ndim<4 and type(self.transform).__module__.startswith('torchvision'):
-            raise ValueError(f"AugmentS got inputs of shape {tuple(x.shape)}, and torchvision would take them for one "
-                             "picture: don't flatten, partial(hf_ds_collate_fn, flatten=False)")
+        refuse(TypeError, (
+            not isinstance(x, torch.Tensor),
+            f"AugmentS wants a tensor of inputs, not a {type(x).__name__}: transform pictures of several sizes one by "
+            "one in the data set"))
+        refuse(ValueError, (
+            x.ndim<4 and type(self.transform).__module__.startswith('torchvision'),
+            f"AugmentS got inputs of shape {tuple(x.shape)}, and torchvision would take them for one picture: don't "
+            "flatten, partial(hf_ds_collate_fn, flatten=False)"))
         kind = x.device.type
         with (seeded_on(x.device, self.seed, self.epoch, self.i, *([self.rank] if self.rank else [])),
               torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()):
@@ -124,9 +127,9 @@ class NormalizationS(StatefulS):
         mean=None, # A number, or one per channel or feature; `None` takes that of the training data
         std=None # Likewise
     ):
-        if (mean is None) != (std is None):
-            raise ValueError("give mean and std, or neither to take those of the training data, "
-                             f"not mean={mean!r} and std={std!r}")
+        refuse(ValueError, (
+            (mean is None) != (std is None),
+            f"give mean and std, or neither to take those of the training data, not mean={mean!r} and std={std!r}"))
         self.measure,self.mean,self.std = mean is None,None,None
         if not self.measure: self.set(mean, std)
 
@@ -136,11 +139,13 @@ class NormalizationS(StatefulS):
     ):
         "Take mean and std over. Raises `ValueError` unless they have the same length and every std is above 0."
         self.mean,self.std = (torch.as_tensor(o, dtype=torch.float32).flatten().tolist() for o in (mean, std))
-        if len(self.mean)!=len(self.std):
-            raise ValueError(f"mean and std must be as many, not {len(self.mean)} and {len(self.std)}")
-        if not all(math.isfinite(m) and 0 < s < math.inf for m,s in zip(self.mean, self.std)):
-            raise ValueError(f"mean must be finite and std must be above 0, not {self.mean} and {self.std}: replace "
-                             "missing values, and give a std of 1 for a channel that never changes")
+        refuse(
+            ValueError,
+            (len(self.mean)!=len(self.std),
+             f"mean and std must be as many, not {len(self.mean)} and {len(self.std)}"),
+            (not all(math.isfinite(m) and 0 < s < math.inf for m,s in zip(self.mean, self.std)),
+             f"mean must be finite and std must be above 0, not {self.mean} and {self.std}: replace missing values, "
+             "and give a std of 1 for a channel that never changes"))
 
     def before_fit(self, learn):
         if self.measure: self.set(*learn.dls.stats())

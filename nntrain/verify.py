@@ -6,17 +6,21 @@
 __all__ = ['first_difference', 'StopAfterS', 'ResumeReport', 'verify_resume']
 
 # %% ../nbs/43_verify.ipynb #389b86ac
-import random,tempfile
+import builtins,io,os,random,sys,tempfile,traceback
+from contextlib import contextmanager
 from copy import copy,deepcopy
 from dataclasses import dataclass
 from itertools import islice
 import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
 from .checkpoint import CheckpointS
 from .checks import whole
 from .core import add_note,keep_rng,map_tensors,n_batches,rng_state,set_rng_state,set_seed
 from .events import CancelFitException,Subscriber
 from .saving.state import WrappedLoader,attributes,bits,named_subs,places,run_state
-from .subscribers import DeviceS,LRFindS,MetricsS,ProgressS
+from .progress import ProgressS
+from .subscribers import DeviceS,LRFindS,MetricsS
 
 # %% ../nbs/43_verify.ipynb #4be655c4
 def _checksum(t): return int(bits(t).long().mul(torch.arange(t.numel()*t.element_size())%251+1).sum())
@@ -60,8 +64,9 @@ class StopAfterS(Subscriber):
             yield b
             self.n += 1
             if not self.fetch and self.stop in (self.n, (learn.epoch, learn.batch_idx)):
-                self.state,self.stop = map_tensors(torch.clone, run_state(learn)),(learn.epoch, learn.batch_idx)
-                for r in self.state['history']: r.pop('seconds', None)
+                rows = [{k: v for k,v in r.items() if k!='seconds'} for r in learn.history]
+                self.state = map_tensors(torch.clone, run_state(learn)) | dict(history=rows)
+                self.stop = learn.epoch,learn.batch_idx
                 raise CancelFitException
 
 @dataclass
@@ -72,24 +77,20 @@ class ResumeReport:
     steps:int # Batches in the whole run
     differs:str=None # The first thing that isn't the same; `None` if all is
     cause:str=None # What probably makes it differ
+    left_out:list=() # What wasn't tested: subscribers that write to files, a data set that can't be copied
     def __bool__(self): return self.same
     def __repr__(self):
         where = f'stopped after batch {self.stopped} of {self.steps} and resumed'
+        untested = f". Not tested: {', '.join(self.left_out)}" if self.left_out else ''
         return (f'The same to the last bit: {where}' if self.same else f'Another run: {where}. First difference: '
-                f'{self.differs}. Probable cause: {self.cause}')
+                f'{self.differs}. Probable cause: {self.cause}')+untested
 
 # %% ../nbs/43_verify.ipynb #1c66be37
-def _copied(learn):
-    "A learner like this one, that shares nothing with it but the data sets"
-    loaders = [getattr(learn.dls, split, None) for split in ('train', 'valid')]
-    new = copy(learn)
-    memo = {id(dl.dataset): dl.dataset for dl in loaders if hasattr(dl, 'dataset')} | {id(learn): new}
-    passing = dict(opt=None, history=[], _listeners=None, batch=None, preds=None, loss=None, _divisor=None)
-    try: vars(new).update(deepcopy({k: v for k,v in vars(learn).items() if k not in passing}, memo) | passing)
-    except Exception as e:
-        raise TypeError(f"this learner can't be copied ({e!r}): give verify_resume a function that makes a new one, "
-                        "make=...") from e
-    return new
+def _large(ds):
+    "Tensors and arrays of more than 16 MB in a data set: rows, which copies of it may share"
+    for o in tree_leaves(getattr(ds, '__dict__', [])):
+        if isinstance(o, Dataset): yield from _large(o)
+        elif getattr(o, 'nbytes', 0) > 2**24: yield o
 
 def _cause(straight, resumed, again, learn):
     "What probably made `resumed` another run than `straight`; `again` is a second straight one"
@@ -114,46 +115,98 @@ def _cause(straight, resumed, again, learn):
             "module, a global variable")
 
 # %% ../nbs/43_verify.ipynb #2f76766c
-def _fit(learn, copied, *args, **kwargs):
-    "Train `learn`; if it is a copy and that fails, the error says what may be the reason"
-    try: learn.fit(*args, **kwargs)
-    except Exception as e:
-        if copied:
-            add_note(e, "nntrain: verify_resume trains copies. If something knows the learner's own model, give it a "
-                        "function that makes a new learner, make=...")
-        raise
+class _Writes(Exception): "A subscriber is about to write to a file"
+
+@contextmanager
+def _no_writing(subs):
+    "One of `subs` that opens a file to write to it, or calls `torch.save`, gets an error in place of the file"
+    opened,saved = builtins.open,torch.save
+    yours = {id(s) for s in subs if not type(s).__module__.startswith('nntrain.')}
+    def stop_if(writes):
+        for frame,_ in traceback.walk_stack(sys._getframe()) if writes else ():
+            if id(s := frame.f_locals.get('self')) in yours:
+                raise _Writes(f"{type(s).__name__} writes to a file, so it can't take part: set aside = False in it", s)
+    def checked_open(file, mode='r', *args, **kwargs):
+        stop_if(set(mode) & set('wax+'))
+        return opened(file, mode, *args, **kwargs)
+    def checked_save(obj, f, *args, **kwargs):
+        stop_if(isinstance(f, (str, os.PathLike)))
+        return saved(obj, f, *args, **kwargs)
+    builtins.open,io.open,torch.save = checked_open,checked_open,checked_save
+    try: yield
+    finally: builtins.open,io.open,torch.save = opened,opened,saved
+
+# %% ../nbs/43_verify.ipynb #d01b1b3a
+class _Runs:
+    "Fits of copies of a learner"
+    def __init__(self, learn, make, most, epochs, seed):
+        self.learn,self.make,self.most,self.epochs,self.writers,self.shared = learn,make,most,epochs,[],False
+        self.start = rng_state()
+        set_seed(seed)
+        self.other = rng_state()
+
+    def copied(self):
+        "A learner that shares nothing with ours, unless its data sets can't be copied"
+        loaders = [getattr(self.learn.dls, split, None) for split in ('train', 'valid')]
+        datasets,new = [dl.dataset for dl in loaders if hasattr(dl, 'dataset')],copy(self.learn)
+        passing = dict(opt=None, history=[], _listeners=None, batch=None, preds=None, loss=None, _divisor=None)
+        parts = {k: v for k,v in vars(new).items() if k not in passing}
+        for self.shared in (False, True):
+            same = [new, *(datasets if self.shared else (o for ds in datasets for o in _large(ds)))]
+            try:
+                vars(new).update(deepcopy(parts, {id(o): o for o in same} | {id(self.learn): new}) | passing)
+                return new
+            except Exception as e: why = e
+        raise TypeError(f"this learner can't be copied ({why!r}): give verify_resume a function that makes a new one, "
+                        "make=...") from why
+
+    def fit(self, stop, *subs, fetch=False, again=False):
+        "Train up to a batch; `again` as in a new process, which begins with other weights and another seed"
+        new,stopper = self.make() if self.make else self.copied(),StopAfterS(stop, fetch)
+        new.quiet,new.subs = True,[s for s in [*new.subs, *([_ShortS(self.most)] if self.most else [])]
+                                   if getattr(s, 'aside', True)
+                                   and not isinstance(s, (ProgressS, LRFindS, *self.writers))]
+        set_rng_state(self.other if again else self.start)
+        for p in new.model.parameters() if again else (): p.data.add_(1)
+        try:
+            with _no_writing(new.subs): new.fit(self.epochs, subs=[stopper, *subs])
+        except Exception as e:
+            if not self.make: add_note(e, "nntrain: verify_resume trains copies. If something knows the learner's own "
+                                          "model, give it a function that makes a new learner, make=...")
+            raise
+        return stopper,new
+
+    def straight(self, steps):
+        "Train without an interruption, and without those that write to files"
+        while True:
+            try: return self.fit(steps)
+            except _Writes as e: self.writers.append(type(e.args[1]))
 
 def verify_resume(
     learn, # A learner
-    steps:int=None, # Training batches to run; `None`: 20, with passes of at most 13, so that one comes to its end
+    steps:int=None, # Training batches to run; `None`: two and a half passes, each of at most 8 batches
     *, make=None, # Called without arguments, makes a new learner like this one; `None` copies this one
     epochs:int=None, # What `fit` is told, which a schedule may depend on; `None` is as many as it takes
     seed:int=0 # Decides where the run is stopped
 )->ResumeReport:
     """Train a copy, stop it at a random batch, resume in another copy, and compare with a run that wasn't stopped.
-    Changes nothing but what a data set itself remembers: the copies share it with the learner. Subscribers with
-    `aside = False` don't take part. It is `learn.verify_resume(...)`. Raises `ValueError` on fewer than 2 steps or a
-    run that ends before them, `TypeError` if the learner can't be copied."""
-    n,short = n_batches(learn.dls.train),steps is None
-    n,steps = (min(n or 13, 13), 20) if short else (n, whole('steps', steps, 2))
-    k,epochs = random.Random(seed).randint(n+1 if short else 1, steps-1),epochs or (-(-steps//n) if n else steps)
+    Changes nothing: the copies have data sets of their own, unless these can't be copied, and subscribers that write to
+    files don't take part, nor those with `aside = False`; the report says so. It is `learn.verify_resume(...)`. Raises
+    `ValueError` on fewer than 2 steps or a run that ends before them, `TypeError` if the learner can't be copied."""
+    n = n_batches(learn.dls.train)
+    most = min(n or 8, 8) if steps is None else None
+    steps = whole('steps', steps, 2) if most is None else 2*most+(most+1)//2
+    k = random.Random(seed).randint(*(most+1, 2*most) if most else (1, steps-1))
+    epochs = epochs or (-(-steps//(most or n)) if n else steps)
     with keep_rng(), tempfile.TemporaryDirectory() as d:
-        start = rng_state()
-        set_seed(seed+1)
-        other = rng_state()
-        def run(stop, *subs, fetch=False, rng=start):
-            new,stopper = make() if make else _copied(learn),StopAfterS(stop, fetch)
-            new.quiet,new.subs = True,[s for s in [*new.subs, *[_ShortS(n)][:short]]
-                                       if getattr(s, 'aside', True) and not isinstance(s, (ProgressS, LRFindS))]
-            set_rng_state(rng)
-            for p in new.model.parameters() if rng is other else (): p.data.add_(1) # as a new process would have others
-            _fit(new, make is None, epochs, subs=[stopper, *subs])
-            return stopper,new
-        straight,copied = run(steps)
+        runs = _Runs(learn, make, most, epochs, seed+1)
+        straight,copied = runs.straight(steps)
         if straight.state is None:
             raise ValueError(f"the run ended before batch {steps}: give more epochs, or fewer steps")
-        run(k, CheckpointS(d, every=k), fetch=True)
-        resumed,_ = run(straight.stop, CheckpointS(d), rng=other)
+        runs.fit(k, CheckpointS(d, every=k), fetch=True)
+        resumed,_ = runs.fit(straight.stop, CheckpointS(d), again=True)
         differs = first_difference(straight.state, resumed.state)
-        cause = _cause(straight, resumed, run(steps)[0], copied) if differs else None
-    return ResumeReport(differs is None, k, steps, differs, cause)
+        cause = _cause(straight, resumed, runs.fit(steps)[0], copied) if differs else None
+    left_out = [f'{cls.__name__} (it writes to a file)' for cls in runs.writers]
+    if runs.shared: left_out.append("what the data set remembers (it can't be copied)")
+    return ResumeReport(differs is None, k, steps, differs, cause, left_out)

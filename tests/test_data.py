@@ -1,16 +1,18 @@
 "Data loaders where they need processes of their own: workers, races, deaths, memory. The rest is tested in the notebooks of chapter 1."
 import multiprocessing as mp
-import os, random, re, signal, subprocess, sys, time
+import os, random, signal, subprocess, sys, time
 from functools import partial
 from pathlib import Path
-import numpy as np, pytest, torch
+import datasets, numpy as np, PIL.Image, pytest, torch
 from torch.utils.data import Dataset, IterableDataset, RandomSampler
 from nntrain.core import digits, set_seed
+from nntrain.data import memory
 from nntrain.data.loader import first_batches
 from nntrain.dataloaders import DataLoaders, decode, hf_ds_collate_fn
 
 root = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning', 'ignore:.*worker processes in total.*:UserWarning')
+needs_fork = pytest.mark.skipif('fork' not in mp.get_all_start_methods(), reason='no fork here')
 
 @pytest.fixture(scope='module')
 def dd(): return digits()
@@ -237,7 +239,7 @@ def train(shards, folder, out, shuffle, die=None):
     learn.fit(steps=60, valid_every=15)
     torch.save((model.state_dict(), [{k: v for k,v in r.items() if k!='seconds'} for r in learn.history]), out)
 
-@pytest.mark.skipif('fork' not in mp.get_all_start_methods(), reason='no fork here')
+@needs_fork
 @pytest.mark.parametrize('shuffle', [True, 50])
 def test_a_fit_in_steps_on_a_stream_killed_and_resumed_is_the_same(shards, tmp_path, shuffle):
     def run(*args):
@@ -355,75 +357,82 @@ def test_bad_rows_are_named_by_workers_too():
     for rows,msg in (([6,7], "row 7: KeyError"), ([8,9], r"row 9 \(item 1; row 8 is item 0\)")):
         with pytest.raises(ValueError, match=msg): list(DataLoaders.from_datasets(Bad(), None, 2, batch_sampler=[rows], num_workers=1).train)
 
-decode_once = '''
-import sys, time
-from nntrain.core import digits
-from nntrain.data import memory as D
-n, real = 0, D._decode_column
-def count(*args):
-    global n
-    n += 1
-    return real(*args)
-D._decode_column = count
-ds = digits()['train']
-while time.time() < float(sys.argv[2]): pass
-cols = D.decode(ds, cache_dir=sys.argv[1])
-print(n, int(cols['image'].long().sum()), len(cols['label']))
-'''
+def apart(f, *args, code=0):
+    "Call `f(*args)` in a process of its own, a fork of this one, which ends with `code`"
+    p = mp.get_context('fork').Process(target=f, args=args)
+    p.start()
+    return lambda: (p.join(120), p.exitcode)[1]==code
 
+def decode_once(folder, out, together=None, killed=False):
+    "Decode the digits. `out` gets how many columns were decoded for it, and what they hold"
+    n,real = 0,memory._decode_column
+    def count(*args):
+        nonlocal n
+        n += 1
+        return real(*args)
+    def save(*args, old=torch.save):
+        old(*args)
+        os._exit(9)
+    memory._decode_column = count
+    memory._alive.clear()
+    if killed: torch.save = save
+    ds = digits()['train']
+    if together: together.wait(60)
+    cols = decode(ds, cache_dir=folder)
+    out.write_text(f"{n} {int(cols['image'].long().sum())} {len(cols['label'])}")
+
+@needs_fork
 def test_cache_dir_between_processes_and_in_a_race(dd, tmp_path):
-    args = [sys.executable, '-c', decode_once, str(tmp_path), str(time.time()+6)] # both begin at that moment
-    env = dict(os.environ, PYTHONPATH=str(root), OMP_NUM_THREADS='1')
-    ps = [subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) for _ in range(2)]
-    outs = [p.communicate(timeout=120) for p in ps]
-    assert all(p.returncode==0 for p in ps), outs
+    folder,outs,both = tmp_path/'cache',[tmp_path/o for o in 'abc'],mp.get_context('fork').Barrier(2)
+    ends = [apart(decode_once, folder, o, both) for o in outs[:2]] # both begin at the same moment
+    assert all(end() for end in ends)
     total = int(decode(dd['train'])['image'].long().sum())
-    for out,_ in outs: assert out.split()[1:] == [str(total), '1438']
-    assert len(list(tmp_path.iterdir()))==1 # one whole copy, and no rest of the other
-    later = run(decode_once, tmp_path, 0)
-    assert later.stdout.split() == ['0', str(total), '1438'], later.stderr # nothing was decoded
+    for o in outs[:2]: assert o.read_text().split()[1:] == [str(total), '1438']
+    assert len(list(folder.iterdir()))==1 # one whole copy, and no rest of the other
+    assert apart(decode_once, folder, outs[2])()
+    assert outs[2].read_text()==f'0 {total} 1438' # nothing was decoded
     cols = decode(digits()['train'].select(range(1438)), cache_dir=tmp_path/'other')
     assert torch.equal(cols['image'], decode(dd['train'])['image'])
 
-def test_killed_while_saving_leaves_nothing_that_is_used(dd, tmp_path):
-    code = decode_once.replace("ds = digits()", "import os, torch\nold = torch.save\ndef save(f, x):\n    old(f, x); os._exit(9)\ntorch.save = save\nds = digits()")
-    assert run(code, tmp_path, 0).returncode==9
-    left, = tmp_path.iterdir()
-    assert left.name.startswith('.part-')
-    alive = left.with_name(re.sub(r'-\d+-', f'-{os.getpid()}-', left.name)) # as if this process were writing
-    others = [alive, *(tmp_path/o for o in ('.part-another-1-x', '.part-x', 'notes.txt'))]
+@needs_fork
+def test_killed_while_saving_leaves_nothing_that_is_used(tmp_path):
+    folder,out = tmp_path/'cache',tmp_path/'out'
+    assert apart(decode_once, folder, out, None, True, code=9)()
+    left, = folder.iterdir()
+    assert left.suffix=='.tmp'
+    others = [folder/o for o in ('.being-written.pt.0.tmp', 'notes.tmp', 'notes.txt')]
     for o in others: o.touch()
-    assert run(decode_once, tmp_path, 0).stdout.split()[0] == '2' # decoded again
-    copy, = set(tmp_path.iterdir())-set(others) # what the killed process left is gone, what belongs to others isn't
+    for o in (left, *others[1:]): os.utime(o, (0, time.time()-3700))
+    assert apart(decode_once, folder, out)()
+    assert out.read_text().split()[0]=='2' # decoded again
+    copy, = set(folder.iterdir())-set(others) # what the killed process left is gone, what others may still write isn't
     assert copy.suffix=='.pt' and all(o.exists() for o in others)
 
-peak = '''
-import resource, sys, torch
-from datasets import Dataset, Features, Image
-from nntrain.dataloaders import DataLoaders
-import numpy as np, PIL.Image, torchvision
-n, mode, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-def rss(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])/1024
-def gen(n):
-    im = PIL.Image.fromarray(np.zeros((96,96), dtype=np.uint8))
-    for _ in range(n): yield dict(image=im)
-ds = Dataset.from_generator(gen, gen_kwargs=dict(n=n), features=Features(image=Image()), cache_dir=folder)
-small = ds.select(range(64))
-for b in DataLoaders.from_datasets(small, None, 64, cache=mode=='decoded').train: pass
-open('/proc/self/clear_refs', 'w').write('5') # reset the peak
-before = rss()
-for b in DataLoaders.from_datasets(ds, None, 64, cache=mode=='decoded').train: pass
-print(rss()-before)
-'''
+def peak(n, mode, folder):
+    "Read `n` pictures of 192 by 192 pixels. `folder/peak` gets the MB that it took at most"
+    def rss(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])/1024
+    def gen(n):
+        im = PIL.Image.fromarray(np.zeros((192,192), dtype=np.uint8))
+        for _ in range(n): yield dict(image=im)
+    ds = datasets.Dataset.from_generator(gen, gen_kwargs=dict(n=n), features=datasets.Features(image=datasets.Image()), cache_dir=str(folder))
+    small = ds.select(range(64))
+    for b in DataLoaders.from_datasets(small, None, 16, cache=mode=='decoded').train: pass
+    Path('/proc/self/clear_refs').write_text('5') # reset the peak
+    before = rss()
+    for b in DataLoaders.from_datasets(ds, None, 16, cache=mode=='decoded').train: pass
+    (folder/'peak').write_text(f'{rss()-before}')
 
+@needs_fork
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='peak memory is read from /proc')
 def test_memory(tmp_path):
-    n,mb = 8_000,8_000*96*96/2**20
-    r = run(peak, n, 'streamed', tmp_path/'a')
-    assert r.returncode==0, r.stderr
-    assert float(r.stdout.split()[-1]) < 0.5*mb + 30, 'streaming must not hold the data' # the Arrow file's pages, which the kernel may drop, count too
-    r = run(peak, n, 'decoded', tmp_path/'b')
-    assert mb*.9 < float(r.stdout.split()[-1]) < mb+300, r.stdout
+    n,mb = 2_000,2_000*192*192/2**20
+    used = {}
+    for mode in ('streamed', 'decoded'):
+        (tmp_path/mode).mkdir()
+        assert apart(peak, n, mode, tmp_path/mode)()
+        used[mode] = float((tmp_path/mode/'peak').read_text())
+    assert used['streamed'] < 0.5*mb + 30, 'streaming must not hold the data' # the Arrow file's pages, which the kernel may drop, count too
+    assert mb*.9 < used['decoded'] < mb+300
 
 def test_hub_data_offline_fails_soon():
     t = time.monotonic()

@@ -70,18 +70,18 @@ class DieS(Subscriber):
 
 EXTRA = dict(ema=lambda: EMAS(.9), accum=lambda: GradAccumS(3), clip=lambda: GradClipS(.5), early=lambda: EarlyStoppingS(patience=1), amp=lambda: MixedPrecisionS(torch.float16), skip=lambda: NaNStopS('skip'))
 
-def job(out, extra='', n=1437, bs=64, epochs=2, subs=(), model=None, cls=Learner, drop=0., fit=None, loss=F.cross_entropy, valid=360, sync_bn=False, stream=None, **kw):
+def job(out, extra='', n=1437, bs=64, epochs=2, subs=(), model=None, cls=Learner, drop=0., fit=None, loss=F.cross_entropy, valid=360, sync_bn=False, shard=False, stream=None, **kw):
     "Train on digits, and write down weights and history"
     set_seed(42)
     TD = torch.utils.data.TensorDataset
     dls = DataLoaders.from_datasets(stream() if stream else TD(x[:n], y[:n]), TD(x[1437:1437+valid], y[1437:1437+valid]), batch_size=bs, **kw)
     model = model() if model else nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(drop), nn.Linear(64, 10))
     metrics = MetricsS(accuracy=Accuracy(), tm=torchmetrics.Accuracy('multiclass', num_classes=10), error=lambda p,y: (p.argmax(1)!=y).float().mean())
-    learn = Learner(model, dls, loss, torch.optim.Adam, 1e-2, [metrics, DeviceS(), ProgressS(), DistributedS(sync_bn), *[EXTRA[k]() for k in extra.split()], *subs])
+    learn = Learner(model, dls, loss, torch.optim.Adam, 1e-2, [metrics, DeviceS(), ProgressS(), DistributedS(sync_bn, shard), *[EXTRA[k]() for k in extra.split()], *subs])
     if cls is not Learner: learn = cls(model, dls, loss, torch.optim.SGD, 1e-2, learn.subs)
     fit(learn) if fit else learn.fit(epochs)
     history = [{k: v for k,v in r.items() if k!='seconds'} for r in learn.history]
-    torch.save(dict(w=learn.model.state_dict(), history=history), f'{out}-{rank()}.pt')
+    torch.save(dict(w={k: getattr(v, 'full_tensor', lambda: v)() for k,v in learn.model.state_dict().items()}, history=history), f'{out}-{rank()}.pt')
     return learn
 
 def run(tmp, world, **kw):
@@ -264,7 +264,7 @@ def test_nothing_is_left(tmp_path):
             set_seed(rank())
             try: job(tmp_path/'x', n=300, epochs=1+bool(subs), subs=[KeepS(), *subs])
             except Exception: pass
-            assert 'forward' not in vars(learn.model) and learn.dls.train.share==(0, 1) and not {'processes', 'n_samples', 'n_all'} & set(vars(learn)) and learn.quiet is False
+            assert 'forward' not in vars(learn.model) and learn.dls.train.share==(0, 1) and not {'processes', 'n_samples', 'backward', 'n_all'} & set(vars(learn)) and learn.quiet is False
             if not subs: assert len(set(distributed.gathered(torch.rand(()).item())))==1, 'all go on with the random numbers of the first'
         distributed.leave()
         assert not torch.distributed.is_initialized()

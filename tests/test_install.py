@@ -56,6 +56,13 @@ from pathlib import Path
 print((Path(sys.executable).parent/'nntrain_train').read_text())''')
     assert 'from nntrain.cli import nntrain_train' in res.stdout
 
+def test_a_recording_shows_itself(python):
+    "The player is a file beside the module, which the wheel must have"
+    res = python(fit + """
+page = learn.record()._repr_html_()
+assert '<script>' in page and 'after_backward' in page""")
+    assert res.returncode==0, res.stderr
+
 def test_metadata():
     with zipfile.ZipFile(wheel) as z:
         names = z.namelist()

@@ -1,14 +1,18 @@
 "Photos of any size: the same crops however they come, nothing half-written, and runs that are killed and go on"
-import os, signal, subprocess, sys, time
+import multiprocessing, os, signal, time
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
 from PIL import Image
 from torch import nn
 import nntrain.data.photos as photos
+from nntrain.checkpoint import CheckpointS
+from nntrain.core import set_seed
 from nntrain.data.items import class_names
 from nntrain.data.photos import dd_photos, folder_photos, shrink
 from nntrain.dataloaders import DataLoaders
+from nntrain.events import Subscriber
 from nntrain.learner import Learner, MetricsS
+from nntrain.transforms import MixupS
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 
@@ -214,47 +218,42 @@ def test_a_damaged_file_is_seen(path, tmp_path):
     f.write_bytes(b[:len(b)//2]+bytes([b[len(b)//2]^1])+b[len(b)//2+1:])
     with pytest.raises(ValueError, match='checksum differs.*Delete that file'): loaders(path, cache_dir=tmp_path)
 
-SCRIPT = """
-import sys, torch, torch.nn.functional as F
-from torch import nn
-import nntrain.data.photos as photos
-from nntrain.checkpoint import CheckpointS
-from nntrain.core import set_seed
-from nntrain.dataloaders import DataLoaders
-from nntrain.events import Subscriber
-from nntrain.learner import Learner
-from nntrain.transforms import MixupS
-path,out,kind = sys.argv[1:]
-photos.STEP = 8
-if kind=='cache_dir': # slow enough to be killed in the middle
-    import time
-    old = photos.shrink
-    photos.shrink = lambda o, side: (time.sleep(.05), old(o, side))[1]
 class WriteS(Subscriber):
     order = 2000
-    def after_step(self, learn): open(f'{out}/steps', 'a').write(f'{learn.epoch} {learn.loss.item():.17g}\\n'); import time; time.sleep(.02)
-set_seed(0)
-kw = dict(cache_dir=f'{out}/cache') if kind=='cache_dir' else dict(cache=False, num_workers=2) if kind=='workers' else {}
-dls = DataLoaders.from_folder(path, 4, size=32, seed=3, **kw)
-model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-learn = Learner(model, dls, F.cross_entropy, torch.optim.Adam, .01, [MixupS(.4, cutmix=kind!='memory'), CheckpointS(f'{out}/ckpt', every=1), WriteS()])
-learn.quiet = True
-learn.fit(6)
-torch.save(model.state_dict(), f'{out}/weights.pt')
-"""
+    def __init__(self, out): self.out = out
+    def after_step(self, learn):
+        with open(self.out/'steps', 'a') as f: f.write(f'{learn.epoch} {learn.loss.item():.17g}\n')
+        time.sleep(.02)
+
+def train(path, out, kind):
+    photos.STEP = 8
+    if kind=='cache_dir': # slow enough to be killed in the middle
+        old = photos.shrink
+        photos.shrink = lambda o, side: (time.sleep(.05), old(o, side))[1]
+    set_seed(0)
+    kw = dict(cache_dir=out/'cache') if kind=='cache_dir' else dict(cache=False, num_workers=2) if kind=='workers' else {}
+    dls = loaders(path, seed=3, **kw)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    subs = [MixupS(.4, cutmix=kind!='memory'), CheckpointS(out/'ckpt', every=1), WriteS(out)]
+    learn = Learner(model, dls, F.cross_entropy, torch.optim.Adam, .01, subs)
+    learn.quiet = True
+    learn.fit(6)
+    torch.save(model.state_dict(), out/'weights.pt')
 
 def run(path, out, kind, kill_when=None):
-    "Run the script, and kill it when there is something to see"
+    "Train in a process of its own, a fork of this one, and kill it when there is something to see"
     out.mkdir(exist_ok=True)
-    p = subprocess.Popen([sys.executable, '-c', SCRIPT, str(path), str(out), kind], stderr=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    p = multiprocessing.get_context('fork').Process(target=train, args=(path, out, kind))
+    p.start()
     end = time.monotonic()+120
-    while kill_when and p.poll() is None and not kill_when(out) and time.monotonic() < end: time.sleep(.005)
-    if kill_when: p.send_signal(signal.SIGKILL)
-    err = p.communicate(timeout=120)[1]
-    assert p.returncode==(-signal.SIGKILL if kill_when else 0), err
+    while kill_when and p.is_alive() and not kill_when(out) and time.monotonic() < end: time.sleep(.005)
+    if kill_when: p.kill()
+    p.join(120)
+    assert p.exitcode==(-signal.SIGKILL if kill_when else 0)
 
 def steps(out): return (out/'steps').read_text().splitlines() if (out/'steps').exists() else []
 
+@pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(), reason='no fork here')
 @pytest.mark.parametrize('kind', [pytest.param(k, marks=pytest.mark.slow if k!='memory' else ()) for k in ('memory', 'workers', 'cache_dir')])
 def test_killed_and_resumed_is_the_same_to_the_last_bit(path, tmp_path, kind):
     run(path, ref := tmp_path/'ref', kind)

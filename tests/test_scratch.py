@@ -13,7 +13,8 @@ from nntrain.scratch.data import DataLoader, Dataset, SampleError, Sampler, get_
 
 # Forking a process that has threads warns from Python 3.12 on; the workers here read tensors only.
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
-methods = [o for o in ('fork', 'spawn') if o in multiprocessing.get_all_start_methods()]
+# a process that is spawned imports torch again, which takes seconds
+methods = [pytest.param(o, marks=[pytest.mark.slow]*(o=='spawn')) for o in ('fork', 'spawn') if o in multiprocessing.get_all_start_methods()]
 
 class Rows(Dataset):
     def __init__(self, n): super().__init__(torch.arange(n), torch.arange(n)*10)

@@ -36,7 +36,7 @@ class SaveAtS(Subscriber):
         self.n += 1
         if self.n==self.at:
             buf = io.BytesIO()
-            torch.save(dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), subs=[s.state_dict() for s in self.subs]), buf)
+            torch.save(dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), grads=[p.grad for p in learn.model.parameters()], subs=[s.state_dict() for s in self.subs]), buf)
             self.saved = torch.load(io.BytesIO(buf.getvalue()), weights_only=True) # tensors and plain values only
             raise CancelFitException
 
@@ -49,7 +49,9 @@ class ResumeS(Subscriber):
         for s,state in zip(self.subs, self.saved['subs']): s.load_state_dict(state)
         learn.epochs = range(self.at//10, learn.n_epochs)
     def before_epoch(self, learn):
-        if learn.training and self.at%10: learn.dl = learn.dl[self.at%10:]; self.at = 0
+        if learn.training and self.at%10:
+            learn.dl = learn.dl[self.at%10:]; self.at = 0
+            for p,g in zip(learn.model.parameters(), self.saved['grads']): p.grad = g
 
 @pytest.mark.parametrize('at', [7, 14])
 @pytest.mark.parametrize('names', [[k] for k in (makers | half)] + [list(makers), [k for k in makers if k not in ('plateau', 'epoch', 'cosine', 'bf16')]+['fp16']], ids='+'.join)

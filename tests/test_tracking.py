@@ -43,7 +43,7 @@ def test_tensorboard_has_the_history_and_a_killed_run_has_each_step_once(tmp_pat
     valid = [r for r in whole.history if r['mode']=='eval']
     assert curves[0]['valid/accuracy']==[(23*(r['epoch']+1), pytest.approx(r['accuracy'])) for r in valid]
     assert [s for s,_ in curves[0]['train/loss']]==[*range(5, 46, 5)]
-    assert 'losses' in events.Tags()['images']
+    assert set(events.Tags()['images'])=={'losses', 'confusion'}
     assert 'SGD' in events.Tensors('settings/text_summary')[0].tensor_proto.string_val[0].decode()
 
 def test_trackio_has_the_history(tmp_path, monkeypatch):

@@ -274,6 +274,7 @@ def test_the_classifier_of_the_video(tmp_path):
         assert torch.allclose(res.probs, want[i], atol=1e-5) and res.index == want[i].argmax() and res.label == f'{res.index} - digit'
     assert learn.model.training # as it was
 
+@pytest.mark.slow
 def test_script_with_workers(tmp_path):
     "C4: the program as a script, with workers that are started anew (`spawn`)"
     (tmp_path/'torchnn.py').write_text(textwrap.dedent('''

@@ -7,6 +7,7 @@ from configparser import ConfigParser
 from functools import lru_cache
 from pathlib import Path
 
+moves = 'A batch goes through the training loop: the lines that run, the events, and what changes'
 start = 'from_bare_loop_to_learner','digit_classifier' # of the tutorials: where people begin
 tutorials = ('fashion_mnist', 'write_a_subscriber', 'deeper', 'fine_tuning', 'segmentation', 'multi_label', 'text_classification',
              'language_model', 'tables', 'gan', 'callbacks') # in this order; others follow
@@ -68,10 +69,11 @@ def shown(o):
     text = re.sub(r'\x1b\[[\d;]*m', '', text).rstrip()
     return f'```text\n{text}\n```' if text else ''
 
-def markdown(cell):
-    "A cell as plain Markdown: text as it is, code fenced with what it gave below, hidden cells as nothing"
+def markdown(cell, home):
+    "A cell as plain Markdown: text as it is, code fenced with what it gave below, hidden cells as nothing, a player as a picture that the site at `home` has"
     src = source(cell)
     if cell['cell_type']=='markdown': return src
+    if 'nnt-player' in str(cell['outputs']): return f'![{moves}]({home}/images/fit.svg)'
     if cell['cell_type']!='code' or re.search(r'^#\|\s*(hide|default_exp|export\w*|echo: *false)\b', src, re.M): return ''
     code = re.sub(r'^#\|.*\n?', '', src, flags=re.M).strip()
     return '\n\n'.join(filter(None, [f'```python\n{code}\n```', *map(shown, cell['outputs'])]))
@@ -80,6 +82,6 @@ def write(root):
     "Bring the two files of the project at `root` up to date"
     nb = read(root/'nbs'/'index.ipynb')
     (root/'nbs'/'sidebar.yml').write_text(sidebar(root) + '\n', encoding='utf-8')
-    (root/'README.md').write_text('\n\n'.join(filter(None, map(markdown, nb['cells']))) + '\n', encoding='utf-8')
+    (root/'README.md').write_text('\n\n'.join(filter(None, (markdown(c, site(root)) for c in nb['cells']))) + '\n', encoding='utf-8')
 
 if __name__ == '__main__': write(Path(sys.argv[1] if sys.argv[1:] else Path(__file__).parent.parent).resolve())

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial,wraps
 import numpy as np, torch
 from torch.utils.data import default_collate
+from ..checks import refuse
 
 # %% ../../nbs/10_collate.ipynb #d892b1d5
 def pixels(
@@ -71,11 +72,10 @@ def _stack(values):
         raise ValueError("strings can't go in a tensor. Turn them into numbers (a tokenizer in `dd.map(...)`, or a "
                          "`collate_fn` of your own), or leave them out with `dd.remove_columns(...)`")
     if not isinstance(v, (torch.Tensor,np.ndarray)): return torch.tensor(values)
-    for i,o in enumerate(values):
-        if o.shape!=v.shape:
-            raise ValueError(f"sizes differ: {tuple(o.shape)} in item {i}, {tuple(v.shape)} in item 0. Photos: "
-                             "`DataLoaders.from_hf_dd(dd, 64, size=160)`. Else resize or pad them, in "
-                             "`dd.with_transform(...)` or in a `collate_fn` of your own")
+    refuse(ValueError, *((True, f"sizes differ: {tuple(o.shape)} in item {i}, {tuple(v.shape)} in item 0. Photos: "
+                                "`DataLoaders.from_hf_dd(dd, 64, size=160)`. Else resize or pad them, in "
+                                "`dd.with_transform(...)` or in a `collate_fn` of your own")
+                         for i,o in enumerate(values) if o.shape!=v.shape))
     return torch.stack(values) if isinstance(v, torch.Tensor) else torch.from_numpy(np.stack(values))
 
 # %% ../../nbs/10_collate.ipynb #18dd97d8
@@ -84,9 +84,10 @@ def class_numbers(
 )->torch.Tensor:
     """The pixels of a mask as they are, a tensor (1, height, width): `uint8`, or `int32` where it has more bits. Raises
     `ValueError` if there are several channels."""
-    if len(im.getbands())!=1:
-        raise ValueError(f"a mask has one number for each pixel, this picture has the mode {im.mode}. Convert it to "
-                         "class numbers first, or leave the column out of `masks`: then it's an ordinary picture")
+    refuse(ValueError, (
+        len(im.getbands())!=1,
+        f"a mask has one number for each pixel, this picture has the mode {im.mode}. Convert it to class numbers "
+        "first, or leave the column out of `masks`: then it's an ordinary picture"))
     x = np.array(im)
     return torch.from_numpy(x if x.dtype==np.uint8 else x.astype(np.int32))[None]
 
@@ -126,13 +127,11 @@ def find_masks(
 # %% ../../nbs/10_collate.ipynb #0414cc48
 def _columns(data):
     "Name → values for each column of `data`, a list of dicts or of tuples. Raises `ValueError` if rows differ."
-    if not len(data): raise ValueError("a batch with no rows can't be collated")
+    refuse(ValueError, (not len(data), "a batch with no rows can't be collated"))
     if not isinstance(data[0], (dict,tuple,list)): return dict(item=data)
     names = [list(o) if isinstance(o, dict) else list(range(len(o))) for o in data]
-    for i,ks in enumerate(names):
-        if ks!=names[0]:
-            raise ValueError(f"item {i} has the columns {ks}, item 0 has {names[0]}: all rows of a batch need the "
-                             "same ones, in the same order")
+    refuse(ValueError, *((True, f"item {i} has the columns {ks}, item 0 has {names[0]}: all rows of a batch need the "
+                                "same ones, in the same order") for i,ks in enumerate(names) if ks!=names[0]))
     return {k: [o[k] for o in data] for k in names[0]}
 
 def _collate_each(f, cols):
@@ -196,18 +195,18 @@ class InOrder:
 
     def by_name(self, row):
         "`row` in the order of the names. Raises `ValueError` if it can't be known which column is which."
-        if self.own or set(row)!=set(self.names):
-            raise ValueError(f"the columns are {list(row)}, in "
-                             f"{'row 0 of the data set' if self.own else 'the training data'} {self.names}: all rows "
-                             "need the same ones in the same order, since a batch goes by position; or a `collate_fn` "
-                             "that picks them by name")
+        refuse(ValueError, (
+            self.own or set(row)!=set(self.names),
+            f"the columns are {list(row)}, in {'row 0 of the data set' if self.own else 'the training data'} "
+            f"{self.names}: all rows need the same ones in the same order, since a batch goes by position; or a "
+            "`collate_fn` that picks them by name"))
         return {k: row[k] for k in self.names}
 
 def _collate_names(names, data):
-    if missing := [o for o in names if o not in data[0]]:
-        raise ValueError(f"missing columns {missing}: the rows have {list(data[0])}. Give `collate_dict` the data set "
-                         "that you iterate over")
     cols = _columns(data)
+    refuse(ValueError, (missing := [o for o in names if o not in cols],
+                        f"missing columns {missing}: the rows have {list(cols)}. Give `collate_dict` the data set that "
+                        "you iterate over"))
     return tuple(_collate_each(lambda k, values: default_collate(values), {k: cols[k] for k in names}))
 
 def collate_dict(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, torch
 from torch.utils.data import default_collate
 from torch.nn.utils.rnn import PackedSequence,unpack_sequence
-from ..checks import choice
+from ..checks import choice,refuse
 from ..core import columns,keep_modes,map_tensors,with_column
 from .collate import channels_last,classes_of,floats,pixels
 from .loader import Rows,first_batches,map_style,uncounted # noqa: F401 (it was defined here)
@@ -51,9 +51,10 @@ def _in_mode(im, mode, deep):
     mode = {'P':'RGB', 'PA':'RGBA'}.get(mode, mode)
     has16,want16 = im.mode.startswith('I;16'),mode.startswith('I;16')
     if im.mode==mode or has16 and (want16 or deep and mode=='L'): return im
-    if im.mode in ('I', 'F') or mode in ('I', 'F'):
-        raise ValueError(f"item: a picture of mode {im.mode} where the data have {mode}: no range is known for "
-                         "the numbers of modes I and F, so convert it first")
+    refuse(ValueError, (
+        {im.mode, mode} & {'I', 'F'},
+        f"item: a picture of mode {im.mode} where the data have {mode}: no range is known for the numbers of modes I "
+        "and F, so convert it first"))
     if has16: im = Image.fromarray((np.array(im)/257).round().astype(np.uint8))
     return Image.fromarray(np.array(im.convert('L')).astype(np.uint16)*257) if want16 else im.convert(mode)
 
@@ -62,9 +63,10 @@ def _from_array(item):
     from PIL import Image
     x = channels_last(item)
     kinds = {2: (np.uint8, np.uint16), 3: (np.uint8,)}.get(x.ndim, ())
-    if x.dtype not in kinds or x.ndim==3 and x.shape[-1] > 4:
-        raise ValueError(f"item: an array of {x.dtype} and shape {tuple(item.shape)} is no image: give bytes (uint8), "
-                         "(height, width) or with channels")
+    refuse(ValueError, (
+        x.dtype not in kinds or x.ndim==3 and x.shape[-1] > 4,
+        f"item: an array of {x.dtype} and shape {tuple(item.shape)} is no image: give bytes (uint8), (height, width) "
+        "or with channels"))
     return Image.fromarray(np.ascontiguousarray(x))
 
 def open_picture(
@@ -124,9 +126,9 @@ def _like_data(x, x0, n):
     if x.ndim==3 and channels and x.shape[0]!=n and x.shape[-1]==n: x = x.movedim(-1, 0)
     row = x0.shape==(x.numel(),) and (x.squeeze().ndim <= 2 or x.ndim==3 and x.shape[0]==n)
     if row or x.squeeze().shape==x0.squeeze().shape: x = x.reshape(x0.shape)
-    if x.ndim!=x0.ndim or x.ndim==3 and channels and x.shape[0]!=n:
-        raise ValueError(f"item: its shape {tuple(x.shape)} doesn't fit that of the data, {tuple(x0.shape)}: "
-                         "reshape it")
+    refuse(ValueError, (
+        x.ndim!=x0.ndim or x.ndim==3 and channels and x.shape[0]!=n,
+        f"item: its shape {tuple(x.shape)} doesn't fit that of the data, {tuple(x0.shape)}: reshape it"))
     return x.to(x0.dtype) if x0.is_floating_point() or not x.is_floating_point() else x
 
 # %% ../../nbs/15_items.ipynb #a0bd24cf
@@ -137,8 +139,8 @@ def item_batch(
 ):
     """A batch of one: `item` in the place of the input of the data, the targets being those of the first row. Raises
     `ValueError` or `FileNotFoundError` on an item that can't be the input."""
-    if n_inp>1 and not isinstance(item, dict):
-        raise ValueError(f"the model takes {n_inp} columns: give the item as a dict with their names")
+    refuse(ValueError, (n_inp>1 and not isinstance(item, dict),
+                        f"the model takes {n_inp} columns: give the item as a dict with their names"))
     ds,collate = rows_of(_valid(dls))
     if hasattr(ds, 'item_row'): return default_collate([ds.item_row(item)]) # a table, photos
     if isinstance(item, np.ndarray): item = item.astype(item.dtype.newbyteorder('='), copy=False) # torch knows no other
@@ -245,9 +247,10 @@ def as_prediction(
     given a second one. By sigmoid for `'labels'`; `'numbers'` are returned as they are. Raises `ValueError` if `out`
     doesn't fit `kind` or `names`."""
     choice('kind', kind, ('classes', 'labels', 'numbers'))
-    if not isinstance(out, torch.Tensor) or kind=='classes' and (not out.ndim or len(out)<2):
-        raise ValueError(f"the model's output for one item is {tuple(getattr(out, 'shape', ())) or type(out).__name__},"
-                         " not a number for each class: use get_preds for models that don't classify")
+    refuse(ValueError, (
+        not isinstance(out, torch.Tensor) or kind=='classes' and (not out.ndim or len(out)<2),
+        f"the model's output for one item is {tuple(getattr(out, 'shape', ())) or type(out).__name__}, not a number "
+        "for each class: use get_preds for models that don't classify"))
     if kind=='numbers': return out
     out,several = out.float(),kind=='labels' and out.numel() > 1
     are_probs = not logits if kind=='labels' else (out>=0).all() and (out.sum(0)-1).abs().max() < 1e-4
@@ -256,8 +259,8 @@ def as_prediction(
     index = (probs>.5).long() if several else probs.argmax(0)
     if probs.ndim > 1: return Prediction(index, index, probs)
     if names is None or several and len(names)!=len(probs): names = range(len(probs))
-    if len(names)!=len(probs):
-        raise ValueError(f"the model has {len(probs)} outputs, but there are {len(names)} class names: is it a model "
-                         "for other data?")
+    refuse(ValueError, (
+        len(names)!=len(probs),
+        f"the model has {len(probs)} outputs, but there are {len(names)} class names: is it a model for other data?"))
     index = index.nonzero().flatten().tolist() if several else int(index)
     return Prediction([names[i] for i in index] if several else names[index], index, probs)

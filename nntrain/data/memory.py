@@ -6,34 +6,16 @@
 __all__ = ['Columns', 'decode', 'row_numbers', 'Decoded', 'Tensors', 'free_memory', 'check_columns']
 
 # %% ../../nbs/13_memory.ipynb #03353afa
-import hashlib,multiprocessing as mp,os,re,secrets,socket,warnings,weakref,zipfile
+import hashlib,multiprocessing as mp,os,re,time,warnings,weakref
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from torch.utils.data import DataLoader,Dataset
+from ..checks import refuse
 from .collate import class_numbers,find_masks,floats,hf_ds_collate_fn,image_columns,pixels
 from .loader import Rows,identity
 from .order import BatchKey
-
-# %% ../../nbs/13_memory.ipynb #9f98ccaf
-def _plain_png(b):
-    "Is `b` a PNG of 8-bit grey or RGB pixels, and nothing else? Then every decoder gives the same pixels."
-    if b[:8]!=b'\x89PNG\r\n\x1a\n' or b[24:26] not in (b'\x08\x00',b'\x08\x02') or b[28:29]!=b'\0': return False
-    i = 33
-    while b[i+4:i+8]==b'IDAT': i += 12+int.from_bytes(b[i:i+4], 'big')
-    return i>33 and b[i+4:i+8]==b'IEND'
-
-def _decoder(feature, mask):
-    "A function from an encoded image (a dict of `bytes` and `path`) to its pixels, or class numbers"
-    import torchvision.io # noqa: F401 (it brings the operator)
-    png = None if mask or getattr(feature, 'mode', None) else getattr(torch.ops.image, 'decode_png', None)
-    def _f(o):
-        if png and (b := o['bytes']) and _plain_png(b):
-            with suppress(RuntimeError, TypeError): # Pillow has the last word
-                return png(torch.frombuffer(bytearray(b), dtype=torch.uint8), 0, False)
-        return (class_numbers if mask else pixels)(feature.decode_example(o))
-    return _f
 
 # %% ../../nbs/13_memory.ipynb #33ccbced
 def _raised(x):
@@ -45,7 +27,7 @@ class _Chunks(Dataset):
     "Chunks of an image column: `chunks[i]` is the pixels of the rows from `i` on, or the error that names a row"
     def __init__(self, ds, name, split, mask=False):
         from datasets import Image
-        self.name,self.split,self.decode = name,split,_decoder(ds.features[name], mask)
+        self.name,self.split,self.image,self.pixels = name,split,ds.features[name],class_numbers if mask else pixels
         self.raw = ds.select_columns([name]).cast_column(name, Image(decode=False)).with_format('arrow')
         self.step,self.first = 1,None
         self.first = _raised(self[0])[0]
@@ -55,7 +37,7 @@ class _Chunks(Dataset):
         res = []
         for j,o in enumerate(self.raw[i:i+self.step][self.name].to_pylist(), i):
             where = f"split {self.split!r}, row {j}, column {self.name!r}"
-            try: x = self.decode(o)
+            try: x = self.pixels(self.image.decode_example(o))
             except Exception as e:
                 return ValueError(f"{where}: the image can't be decoded ({e!r}). Repair the file, or leave the row out "
                                   f"with `dd[{self.split!r}].select(...)`")
@@ -115,31 +97,23 @@ class Columns(dict): "Column name → tensor" # a class of its own, so that it c
 _alive,_owners = weakref.WeakValueDictionary(),weakref.WeakKeyDictionary()
 
 def _save(cols, file):
-    "Write `cols` to `file`, whole or not at all, after removing what killed processes of this machine left there"
+    "Write `cols` to `file`, whole or not at all. What a killed process left there an hour ago or earlier is removed."
+    from nntrain.saving.files import write_file
     file.parent.mkdir(parents=True, exist_ok=True)
-    ours = f'.part-{socket.gethostname()}-'
-    for f in file.parent.glob(f'{ours}*') if os.name=='posix' else (): # on Windows nobody can ask without harm
-        with suppress(OSError, ValueError, OverflowError): # of another user, or not named by us
-            try: os.kill(int(f.name.removeprefix(ours).split('-')[0]), 0)
-            except ProcessLookupError: f.unlink() # who wrote it has ended
-    tmp = file.with_name(f'{ours}{os.getpid()}-{secrets.token_hex(4)}')
-    try:
-        with open(tmp, 'wb') as f:
-            torch.save(dict(cols), f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(tmp, file)
-    except (OSError,RuntimeError) as e: # torch's errors of a full disk are of the second kind
-        if not file.is_file(): raise OSError(f"cache_dir: {file} can't be written ({e.__context__ or e})") from e
-    finally: tmp.unlink(missing_ok=True)
+    for f in file.parent.glob('.*.tmp'):
+        with suppress(OSError): # of another user, or gone by now
+            if f.stat().st_mtime<time.time()-3600: f.unlink()
+    try: write_file(dict(cols), file)
+    except OSError as e:
+        if not file.is_file(): raise OSError(f"cache_dir: {file} can't be written ({e.strerror})") from e
 
 def _load(names, n, file):
     "The columns in `file`, mapped into memory after a look at the checksums. Raises `ValueError` if it is damaged."
+    from nntrain.saving.files import read_file
     try:
-        with zipfile.ZipFile(file) as z: damaged = z.testzip()
-        res = Columns({} if damaged else torch.load(file, mmap=True, weights_only=True))
-        if [*res]!=names or n and any(len(x)!=n for x in res.values()):
-            raise ValueError("a checksum differs" if damaged else f"it isn't {n or ''} rows of {names}")
+        res = Columns(read_file(file, foreign=True, mmap=True))
+        wrong = [*res]!=names or n and any(len(x)!=n for x in res.values())
+        refuse(ValueError, (wrong, f"it isn't {n or ''} rows of {names}"))
     except Exception as e: # anything may be in that file
         raise ValueError(f"cache_dir: {file} holds no readable copy of the data ({e}). Delete that file") from e
     return res

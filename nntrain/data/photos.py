@@ -13,10 +13,11 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
-from ..checks import choice,number,whole
+from ..checks import choice,number,refuse,whole
+from .collate import classes_of,image_columns
 from .items import open_picture
 from .memory import Columns,_files,_load,_save,decode,free_memory
-from .order import mix_seed
+from .order import mix_seed,split_rows
 
 KEEP,STEP = 1.2,256 # photos are kept so many times as large as they are wanted, in parts of so many
 OPTIONS = 'cache','cache_dir','skip_broken','min_area','flip' # arguments of `PhotoBytes` and `Photos`
@@ -89,9 +90,10 @@ class PhotoBytes:
         free = (_disk(folder) if folder else free_memory())/2**31 # half of it, in GB
         self.why = ('cache=False' if cache is False else None if new <= free or cache is True and not folder else
                     f'{new:.1f} GB decoded is more than half of what is free, {free:.1f} GB')
-        if self.why and (folder or self.skip):
-            raise ValueError(f"{f'cache_dir={str(folder)!r}' if folder else 'skip_broken=True'}: the photos would have "
-                             f"to be kept, but {self.why}. Give a cache_dir with more room, or leave it out")
+        refuse(ValueError, (
+            self.why and (folder or self.skip),
+            f"{f'cache_dir={str(folder)!r}' if folder else 'skip_broken=True'}: the photos would have to be kept, but "
+            f"{self.why}. Give a cache_dir with more room, or leave it out"))
         if self.why: return None
         from tqdm.auto import tqdm
         bar = tqdm(files, f'Decoding {self.split}', unit=f'x{STEP}', delay=1, disable=None, leave=False)
@@ -202,13 +204,15 @@ def folder_rows(
     folders = sorted(d for d in path.iterdir() if d.is_dir() and d.name[0]!='.')
     files = {d: [f for f in sorted(d.rglob('*')) if f.is_file() and f.name[0]!='.'] for d in folders}
     names,known = classes or [d.name for d in folders],Image.registered_extensions()
-    wrong = [(path, f"has {len(names) or 'no'} class: each one needs a folder, cats/, dogs/")]*(len(names)<2)
-    wrong += [(d, f"is no class of the training photos, {names}") for d in folders if d.name not in names]
-    wrong += [(d, "is empty: put photos in it, or remove it") for d,fs in files.items() if not fs]
-    wrong += [(f, "isn't a picture by its name: remove it, or give it the right ending")
-              for fs in files.values() for f in fs if f.suffix.lower() not in known]
-    for f,what in wrong: raise ValueError(f"path: {str(f)!r} {what}")
-    return [f for fs in files.values() for f in fs],[names.index(d.name) for d,fs in files.items() for _ in fs],names
+    photos = [f for fs in files.values() for f in fs]
+    def wrong(f, what): return True,f"path: {str(f)!r} {what}"
+    refuse(ValueError,
+           *[wrong(path, f"has {len(names) or 'no'} class: each one needs a folder, cats/, dogs/")]*(len(names)<2),
+           *(wrong(d, f"is no class of the training photos, {names}") for d in folders if d.name not in names),
+           *(wrong(d, "is empty: put photos in it, or remove it") for d,fs in files.items() if not fs),
+           *(wrong(f, "isn't a picture by its name: remove it, or give it the right ending")
+             for f in photos if f.suffix.lower() not in known))
+    return photos,[names.index(d.name) for d,fs in files.items() for _ in fs],names
 
 def _photos(items, labels, classes, size, split, column=None, min_area=.35, flip=True, **kwargs):
     return Photos(PhotoBytes(items, size, column, split=split, **kwargs), labels, classes, random=split=='train',
@@ -224,7 +228,7 @@ def folder_photos(
 )->tuple:
     """The `Photos` that train and validate, and those that test or `None`. Raises as `folder_rows` does, and
     `ValueError` on a bad argument."""
-    path,share = Path(path).expanduser(),number('valid', valid, above=0, below=1)
+    path = Path(path).expanduser()
     split = any(d.is_dir() for d in (path/'train').glob('*'))
     held = [path/n for n in ('valid', 'val', 'validation', 'test') if split and (path/n).is_dir()]
     files,labels,classes = folder_rows(path/'train' if split else path)
@@ -232,10 +236,7 @@ def folder_photos(
     if held:
         valid,*test = (_photos(*folder_rows(f, classes), size, f.name, **options) for f in held)
         return (train,valid,*test,None)[:3]
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))
-    order = order[train.labels[order].argsort(stable=True)]
-    held = (torch.arange(len(files)+1)*share+1e-9).int().diff() > 0 # evenly spaced, so each class gives its share
-    train.rows,rows = (order[o].sort().values for o in (~held, held))
+    train.rows,rows = map(torch.from_numpy, split_rows(len(files), valid, seed, labels))
     return train,Photos(train.photos, labels, classes, rows),None
 
 def dd_photos(
@@ -245,15 +246,14 @@ def dd_photos(
 )->dict:
     "Name → `Photos`. Raises `ValueError` if the data sets have no such columns, or stream or transform them."
     from datasets import Image
-    for k,ds in dd.items():
-        if not hasattr(ds, '__len__') or ds.format['type']:
-            raise ValueError(f"split {k!r}: size= is for photos on disk or in memory, as they are. Leave out "
-                             "streaming, with_format and with_transform, or else size=")
-    images,classes = ([k for k,f in dd['train'].features.items() if type(f).__name__==o]
-                      for o in ('Image', 'ClassLabel'))
-    if len(images)!=1 or len(classes)!=1:
-        raise ValueError("size= is for one column of photos (Image) and one of classes (ClassLabel), and dd has the "
-                         f"columns {dd['train'].features}: use remove_columns, or class_encode_column for others")
+    refuse(ValueError, *((True, f"split {k!r}: size= is for photos on disk or in memory, as they are. Leave out "
+                                "streaming, with_format and with_transform, or else size=")
+                         for k,ds in dd.items() if not hasattr(ds, '__len__') or ds.format['type']))
+    images,classes = image_columns(dd['train']),[*classes_of(dd['train'])]
+    refuse(ValueError, (
+        len(images)!=1 or len(classes)!=1,
+        "size= is for one column of photos (Image) and one of classes (ClassLabel), and dd has the columns "
+        f"{dd['train'].features}: use remove_columns, or class_encode_column for others"))
     (im,),(label,) = images,classes
     return {k: _photos(ds.select_columns([im]).cast_column(im, Image(decode=False)),
                        decode(ds.select_columns([label]), k)[label], ds.features[label].names, size, k, im, **options)

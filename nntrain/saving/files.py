@@ -11,9 +11,11 @@ import errno,hashlib,os,re,secrets,shutil,socket,struct,sys,time,warnings,weakre
 from collections import deque
 from contextlib import ExitStack,contextmanager,suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 import numpy as np, torch
-from ..checks import whole
+from ..checks import refuse,whole
+from ..core import sharded
 
 # %% ../../nbs/40_files.ipynb #03b499ef
 # A file system can't flush folders; Windows can't even open them (it flushes renamed files by itself)
@@ -132,9 +134,10 @@ def _fault(f, foreign):
     tail = f.read()
     f.seek(0)
     zipped,ours,first = f.read(2)==b'PK',tail[-14:-4]==MARK,tail[:8]==b'nntrain1' # `first`: with a SHA-256 behind it
-    if not (ours or first or foreign and size):
+    if not size: return "it is empty"
+    if not (ours or first or foreign):
         cut = b'nntrain' in tail or not zipfile.is_zipfile(f)
-        return ("it is empty" if not size else "it isn't an nntrain checkpoint" if not zipped else
+        return ("it isn't an nntrain checkpoint" if not zipped else
                 "it is cut short, or something was added to it" if cut else "it is from another program")
     if not (zipped or ours or first): return # torch wrote it before it had archives
     with zipfile.ZipFile(f) as z:
@@ -155,19 +158,19 @@ def read_file(
     mmap=False # Leave its tensors in the file as long as nobody reads them? It must stay then.
 ):
     """What `write_file` wrote, with its tensors on the CPU.
-    Raises `BadCheckpoint` with the reason if it isn't as it was written, or holds code."""
+    Raises `BadCheckpoint` that names file and reason if it isn't as it was written, or holds code."""
     path = Path(path).expanduser()
     try:
         with open(path, 'rb') as f: fault = _fault(f, foreign)
-    except Exception as e: # it may not even be an archive any more
-        fault = f"it can't be read ({e.strerror})" if isinstance(e, OSError) else _damaged
-    if fault: raise BadCheckpoint(fault)
+    except OSError as e: fault = f"it can't be read ({e.strerror})"
+    except Exception: fault = _damaged # it may not even be an archive any more
+    refuse(BadCheckpoint, (fault, f"{path}: {fault}"))
     load = partial(torch.load, path, map_location='cpu', weights_only=True)
     if mmap:
         with suppress(Exception): return load(mmap=True) # not every disk can
     try: return load()
     except Exception as e:
-        raise BadCheckpoint("it holds something else than tensors and plain values: "
+        raise BadCheckpoint(f"{path}: it holds something else than tensors and plain values: "
                             f"{(str(e) or repr(e)).splitlines()[0]}") from e
 
 # %% ../../nbs/40_files.ipynb #e6db972a
@@ -182,7 +185,7 @@ def storable(
     if type(x) in _plain: return x
     go = partial(storable, depth=depth-1)
     if not depth: raise TypeError(f"{where[:80]}... is nested more than 100 deep: does it hold itself?")
-    if isinstance(x, torch.Tensor):
+    if isinstance(x, torch.Tensor) and not hasattr(x, 'full_tensor'): # of which this process has a part
         x = x.detach().as_subclass(torch.Tensor)
         return x.clone() if x.layout==torch.strided and x.untyped_storage().nbytes() > x.nbytes else x
     if isinstance(x, dict):
@@ -194,7 +197,8 @@ def storable(
     with suppress(TypeError, ValueError): # an array of what torch doesn't know, such as strings or objects
         if isinstance(x, np.ndarray): return dict(__numpy__=torch.from_numpy(x.copy()))
     raise TypeError(f"{where} is a {type(x).__name__}, but a checkpoint holds tensors and plain values only: let its "
-                    "`state_dict` return these, and `load_state_dict` take them")
+                    "`state_dict` return these, and `load_state_dict` take them (of the DTensors of a sharded model "
+                    "DistributedS(shard=True) makes whole ones)")
 
 def revived(
     x # What `storable` returned
@@ -206,8 +210,8 @@ def revived(
 
 # %% ../../nbs/40_files.ipynb #8183c724
 PARTS = (dict.fromkeys(('model', 'buffers', 'grads', 'opt', 'subs', 'means', 'data', 'rng', 'run'), dict) |
-         dict.fromkeys(('frozen', 'history', 'at'), list) | dict.fromkeys(('fits', 'steps', 'n_epochs'), int) |
-         dict(best=(int, float, type(None)), rng_pass=(dict, type(None)), seconds=float)) # of a checkpoint: their types
+         dict.fromkeys(('frozen', 'at'), list) | dict.fromkeys(('fits', 'steps', 'n_epochs'), int) |
+         dict(history=(list, dict), best=(int, float, type(None)), rng_pass=(dict, type(None)), seconds=float))
 
 def is_checkpoint(
     path:str|Path # A file
@@ -227,8 +231,9 @@ class CheckpointFolder:
         dir:str|Path, # The folder
         keep:int=3 # How many of the newest to keep
     ):
-        if not isinstance(dir, (str, os.PathLike)) or dir=='':
-            raise (ValueError if dir=='' else TypeError)(f"dir must be a folder such as 'runs/mine', not {dir!r}")
+        refuse(ValueError if dir=='' else TypeError, (
+            dir=='' or not isinstance(dir, (str, os.PathLike)),
+            f"dir must be a folder such as 'runs/mine', not {dir!r}"))
         self.dir,self.keep,self.n,self.stay = Path(dir).expanduser(),whole('keep', keep, 1),0,{} # in `stay`: names
         self.best,self.lock = self.dir/'best.pt',ExitStack() # to be closed at the end of the run
 
@@ -329,23 +334,31 @@ def read_state(
     """The dict in a file of weights, on the CPU.
     Raises `FileNotFoundError`, or `BadCheckpoint` that names file and reason."""
     path = Path(path).expanduser()
-    if not path.is_file(): raise FileNotFoundError(f"path: there is no file {str(path)!r} to load weights from")
-    load = _safetensors().load_file if path.suffix=='.safetensors' else lambda f: read_file(f, foreign=True)
+    refuse(FileNotFoundError, (not path.is_file(), f"path: there is no file {str(path)!r} to load weights from"))
+    load = _safetensors().load_file if path.suffix=='.safetensors' else partial(read_file, foreign=True)
     try: state = load(path)
+    except BadCheckpoint: raise
     except Exception as e: raise BadCheckpoint(f"{path}: {e}") from e
-    if not isinstance(state, dict):
-        raise BadCheckpoint(f"{path}: it holds a {type(state).__name__}, not a state_dict: save `model.state_dict()`")
+    refuse(BadCheckpoint, (
+        not isinstance(state, dict),
+        f"{path}: it holds a {type(state).__name__}, not a state_dict: save `model.state_dict()`"))
     return state
+
+def _save(state, path):
+    state = storable(state, 'weights')
+    if Path(path).suffix!='.safetensors': return write_file(state, path)
+    with replacing(path) as tmp: _safetensors().save_file({k: v.clone().contiguous() for k,v in state.items()}, tmp)
 
 def save(
     learn, # A learner
     path:str|Path # The file; one that ends in `.safetensors` is written in that format
 ):
     """Save the weights alone, as a plain `state_dict` that torch reads without nntrain. It is `learn.save(path)`.
-    Raises `OSError` that names the path; an old file is then intact."""
-    state = storable(weights(learn.model), 'weights')
-    if Path(path).suffix!='.safetensors': return write_file(state, path)
-    with replacing(path) as tmp: _safetensors().save_file({k: v.clone().contiguous() for k,v in state.items()}, tmp)
+    Raises `OSError` that names the path; an old file is then intact. Those of a sharded model are put together: call it
+    in all processes, and the first one writes."""
+    if not sharded(learn.model): return _save(weights(learn.model), path)
+    team = import_module('nntrain.sharded').Sharded(learn)
+    team.first_does(_save, team.assemble(weights(learn.model)), path)
 
 def load(
     learn, # A learner
@@ -355,4 +368,5 @@ def load(
     Raises `FileNotFoundError`, `BadCheckpoint` on a damaged file, or `ValueError` that lists what doesn't fit."""
     state = read_state(path)
     if set(PARTS) <= set(state): state = {**state['model'], **state.get('validated', {})}
+    if sharded(learn.model): state = import_module('nntrain.sharded').Sharded(learn).scatter(state)
     load_weights(learn.model, state, str(path))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['attributes', 'set_attributes', 'named_subs', 'means_of', 'others_with_state', 'data_state', 'run_rng', 'set_run_rng',
-           'run_state', 'on_cpu', 'set_run_state', 'WrappedLoader', 'as_text', 'bits', 'places', 'describe',
-           'differences']
+           'to_columns', 'to_rows', 'run_state', 'on_cpu', 'set_run_state', 'WrappedLoader', 'as_text', 'bits',
+           'places', 'describe', 'differences']
 
 # %% ../../nbs/41_state.ipynb #73b46bea
 import copy,functools,hashlib,inspect,pathlib,warnings
@@ -136,8 +136,11 @@ def run_rng(
     learn # A learner
 )->dict:
     "The state of every random generator: those of `rng_state`, and those of loaders, samplers and data sets"
-    return rng_state() | dict(own={k: g.get_state() for k,g in _generators(learn).items()},
-                              alive=[dl._iterator is not None for dl in _persistent(learn)])
+    state = rng_state()
+    version,numbers,gauss = state['python'] # 625 numbers, which are written and read faster as one array
+    return state | dict(python=(version, np.array(numbers, np.uint32), gauss),
+                        own={k: g.get_state() for k,g in _generators(learn).items()},
+                        alive=[dl._iterator is not None for dl in _persistent(learn)])
 
 def set_run_rng(
     learn, # A learner
@@ -149,9 +152,40 @@ def set_run_rng(
         iter(dl) # starts the workers, which draws a number
         warnings.warn("a loader has persistent_workers=True, and what its workers draw at random in the data set "
                       "can't be resumed. If they do: make it by DataLoaders, or leave that out")
-    set_rng_state(state)
+    version,numbers,gauss = state['python']
+    set_rng_state(state | dict(python=(version, tuple(map(int, numbers)), gauss)))
     for k,g in _generators(learn).items():
         if k in state.get('own', ()): g.set_state(state['own'][k])
+
+# %% ../../nbs/41_state.ipynb #9c48b958
+def _column(k, values):
+    "The values of one key in many rows: a tensor if all are floats, or all whole numbers of at most 64 bits"
+    kinds = set(map(type, values))
+    if kinds in ({int}, {float}):
+        with suppress(OverflowError): return torch.from_numpy(np.array(values, *kinds))
+    return storable(values, f'history, {k}')
+
+def to_columns(
+    rows:list # Dicts of tensors and plain values, as in `learn.history`
+)->dict:
+    "The rows as tables, one for each mode and set of keys: where its rows are in the list, and the values of each key"
+    kinds = {}
+    for i,row in enumerate(rows): kinds.setdefault((row.get('mode'), *row), []).append(i)
+    return {n: dict(at=torch.from_numpy(np.array(at)), columns={
+                k: mode if k=='mode' else _column(k, [rows[i][k] for i in at]) for k in keys})
+            for n,((mode,*keys),at) in enumerate(kinds.items())}
+
+def to_rows(
+    tables:dict|list # What `to_columns` returned; rows in a list are returned as they are
+)->list:
+    "The rows again"
+    if isinstance(tables, list): return tables
+    rows = {}
+    for table in tables.values():
+        at,columns = table['at'].tolist(),table['columns']
+        values = [[v]*len(at) if k=='mode' else v if isinstance(v, list) else v.tolist() for k,v in columns.items()]
+        rows |= zip(at, (dict(zip(columns, row)) for row in zip(*values)))
+    return [rows[i] for i in sorted(rows)]
 
 # %% ../../nbs/41_state.ipynb #d258e4c9
 def run_state(
@@ -165,8 +199,8 @@ def run_state(
                  subs={k: s.state_dict() for k,s in named_subs(learn).items()},
                  others={k: o.state_dict() for k,o in others_with_state(learn).items()},
                  means={k: attributes(m) for k,m in means_of(learn).items()},
-                 data=data_state(learn), rng=run_rng(learn), history=learn.history)
-    return {k: storable(v, k) for k,v in state.items()}
+                 data=data_state(learn), rng=run_rng(learn), history=to_columns(learn.history))
+    return {k: storable(v, k) for k,v in learn.processes.assemble(state).items()}
 
 # %% ../../nbs/41_state.ipynb #befd5397
 def on_cpu(
@@ -198,7 +232,7 @@ def set_run_state(
         if 'frozen' in parts: p.requires_grad_(k not in parts['frozen'])
         if 'grads' in parts: p.grad = to_device(parts['grads'].get(k), p.device)
     if 'opt' in parts: learn.opt.load_state_dict(parts['opt'])
-    if 'history' in parts: learn.history[:] = parts['history']
+    if 'history' in parts: learn.history[:] = to_rows(parts['history'])
     if 'rng' in parts: set_run_rng(learn, parts['rng'])
 
 # %% ../../nbs/41_state.ipynb #e39ddee7
@@ -260,10 +294,11 @@ def _object(o, depth, inside=True):
         owner = getattr(o, '__self__', None)
         of = '' if owner is None or inspect.ismodule(owner) else f'{as_text(owner, depth-1)}.'
         return f'{of}{o.__name__}{_own_code(o, depth)}'
-    held,call = _settings(o),getattr(type(o), 'forward', getattr(type(o), '__call__', None))
+    cls = next(c for c in type(o).__mro__ if not c.__name__.startswith('FSDP')) # what was sharded has another one
+    held,call = _settings(o),getattr(cls, 'forward', getattr(cls, '__call__', None))
     if isinstance(o, torch.nn.Module) and inside: held |= {**o._buffers, **o._modules}
     args = ', '.join(f'{k}={as_text(v, depth-1)}' for k,v in held.items())
-    return f'{type(o).__name__}({args}){_own_code(call, depth)}'
+    return f'{cls.__name__}({args}){_own_code(call, depth)}'
 
 _all = ', '.join
 
