@@ -29,7 +29,11 @@ def test_plain_english(path):
         if kind=='code' and re.search(r'^#\|\s*exports?\b', text, re.M): assert not questions(text), f'write a statement, such as "Whether to ...": {questions(text)}'
         assert not silences(text), f'a hidden cell silences warnings that a reader will see: {text[:100]!r}'
 
-def test_plain_readme(): assert not odd_words((root/'README.md').read_text(encoding='utf-8'))
+def test_the_front_page_is_short_and_plain():
+    text = (root/'README.md').read_text(encoding='utf-8')
+    assert not odd_words(text)
+    n = sum(bool(re.search(r'\w', o)) for o in text.split('The [licence]')[0].split())
+    assert n <= 800, f'{n} words before the licence'
 
 @pytest.mark.parametrize('text', ['Whoever wants it', 'it is made anew', 'mistakes are named at once', 'what one wants', 'it belongs into the list', 'shall we?', 'it was mended', 'for data that one can wait for'])
 def test_odd_words_are_seen(text): assert odd_words(text)

@@ -77,7 +77,7 @@ class Stream(Rows, IterableDataset):
         batch_size:int, # Rows of a batch; `None` if the items of `ds` are batches
         collate_fn=None, # Makes a batch of a list of rows
         split:str='train', # What errors call the data
-        drop_last:bool=False, # Leave out a last batch that is shorter?
+        drop_last:bool=False, # Whether to leave out a last batch that is shorter
         shuffle:bool|int=True # Tell the data set the number of each pass (`set_epoch`)? If not, each is pass 0. A
         # number: shuffle a Hugging Face stream in a buffer of so many rows, seeded like all the rest
     ):
@@ -125,7 +125,7 @@ def seekable(
             and not getattr(getattr(ds, '_formatting', None), 'is_table', False)) # a batched `map` may lose rows then
 
 class Epochs(IterableDataset):
-    """A stream whose rows depend on the number of the pass alone: it makes itself anew for each one, with a seed. For
+    """A stream whose rows depend on the number of the pass alone: it is made again for each one, with a seed. For
     sources that shuffle with a generator of their own, such as webdataset's."""
     def __init__(self,
         make, # From a seed, a whole number, to an iterable of rows
