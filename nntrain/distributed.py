@@ -145,7 +145,7 @@ def check_shared(
                             "by DataLoaders.from_datasets, without a DistributedSampler")
         if (dl.batch_size or 0) < n or not getattr(dl, 'in_order', True):
             raise ValueError(f"dls.{split} has a batch_size of {dl.batch_size}, and {n} processes share each batch: "
-                             f"make it at least {n}, best {n} times what one process can compute; and leave in_order=True")
+                             f"make it at least {n}, best {n} times what one can compute; and leave in_order=True")
     for k,opt in optimizers(learn).items():
         if any(id(p) not in own for g in opt.param_groups for p in g['params']):
             raise ValueError(f"learn.{k} trains parameters that aren't in learn.model, and nobody would average their "

@@ -58,7 +58,7 @@ class Learner(Publisher):
         valid=True, # Whether to validate after each epoch
         subs=[], # More subscribers, for this fit only; none that the learner has already
         lr:float=None, # Learning rate of this fit; `None` takes that of the learner
-        *, keep_opt=False, # Whether to go on with the optimizer of the last fit, momentum and all, instead of making a new one
+        *, keep_opt=False, # Whether to go on with the optimizer of the last fit, momentum and all
         steps:int=None, # For endless or very long data: how many training batches, in place of `epochs`
         valid_every:int=None # With `steps`: an epoch is so many batches, and then comes validation; `None`: `steps`
     ):

@@ -21,7 +21,7 @@ look = """(() => {
   const lines = use.flatMap(e => code(e).split('\\n')).filter(l => l.trim() && !l.trim().startsWith('#'))
   const words = all(':is(p, li, td, dd, h1, h2, h3, h4, blockquote)').filter(e => seen(e) && !e.querySelector('p, li')).map(e => e.innerText).join(' ')
   return {use: top(first), output: top(out[0]), words: words.split(/\\s+/).length, pictures: all('img:not(a img), svg, .player, .nnt-player').filter(seen).length,
-          lines: lines.length, asserts: lines.filter(l => /^\\s*(assert|test_\\w+\\()/.test(l)).length, exercises: all('details.exercise').length,
+          lines: lines.length, asserts: lines.filter(l => /\\b(assert |test_\\w+\\(|expect_fail)/.test(l)).length, exercises: all('details.exercise').length,
           wide: lines.filter(l => l.length > 100).length, full: all('p, li, dd, blockquote').filter(e => seen(e) && !e.querySelector('p, ul, ol, dl')).flatMap(longest), alts: all('img').map(e => e.alt)}
 })()"""
 
