@@ -19,7 +19,7 @@ def test_sitemap(site):
 def test_checks_are_folded_and_questions_are_answered(site):
     def cell(source, *outputs): return dict(cell_type='code', source=source, outputs=list(outputs))
     shown,drawn = dict(output_type='stream', text='1'),dict(output_type='display_data', data={'image/png': ''})
-    assert docs.is_proof(cell('x = 1\ntest_eq(x, 1)')) and docs.is_proof(cell('x = 1\nassert x\nx', shown))
+    assert docs.is_proof(cell('x = 1\ntest_eq(x, 1)')) and docs.is_proof(cell('x = 1\nassert x\nassert x\nx', shown))
     assert not docs.is_proof(cell('x = 1\ny = 2')) and not docs.is_proof(cell('assert x', drawn))
     md = docs.cell_md(cell('#| code-fold: true\n#| code-summary: "Answer"\n# It is one.\nf(1)', shown), 0, site)
     assert md.startswith('<details class="exercise"><summary>Answer</summary>\n\nIt is one.') and '# It is' not in md and 'f(1)' in md

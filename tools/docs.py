@@ -33,11 +33,11 @@ def output(o, stem, opts, out):
 def draws(cell): return any({'text/html', 'image/png', 'image/svg+xml'} & {*o.get('data', ())} for o in cell.get('outputs', ()))
 
 def is_proof(cell):
-    """Is a cell there for its checks? At least one line in five is one, in three where it shows a value; none that draws.
+    """Is a cell there for its checks? At least one line in five is one, in four where it shows a value; none that draws.
     The page folds it; `nbdev_test` runs it all the same."""
     lines = [l for l in ''.join(cell['source']).splitlines() if l.strip() and not l.lstrip().startswith('#')]
     checks = sum(bool(re.search(r'\b(assert |test_\w+\(|expect_fail)', l)) for l in lines)
-    return checks*(3 if cell.get('outputs') else 5) >= max(len(lines), 1) and not draws(cell)
+    return (checks > 1 and checks*4 >= len(lines) if cell.get('outputs') else checks*5 >= max(len(lines), 1)) and not draws(cell)
 
 proof = 'Proof: what the tests run here'
 check = re.compile(r'(assert|test_\w+\(|with expect_fail)')
