@@ -46,9 +46,9 @@ def newest_checkpoint(
         except BadCheckpoint as e: bad.append(str(e))
         warnings.warn(f"a checkpoint is left out: {bad[-1]}")
     checks.refuse(BadCheckpoint, (
-        bad, f"none of the {len(bad)} files in {folder.dir} is a good checkpoint (last reason: {''.join(bad[-1:])}). Bring a "
-             "good one back, take another folder, or start again with CheckpointS(..., resume=False), which moves "
-             "checkpoints aside"))
+        bad, f"none of the {len(bad)} files in {folder.dir} is a good checkpoint (last reason: {''.join(bad[-1:])}). "
+             "Bring a good one back, take another folder, or start again with CheckpointS(..., resume=False), which "
+             "moves checkpoints aside"))
     return None,None
 
 # %% ../nbs/42_checkpoint.ipynb #5153bc47
@@ -118,7 +118,8 @@ class CheckpointS(Subscriber):
     ):
         checks.refuse(ValueError, (
             every!='epoch' and (isinstance(every, bool) or not isinstance(every, (int, float)) or not every > 0),
-            f"every must be 'epoch', a whole number of training batches (100) or a number of seconds (60.), not {every!r}"))
+            "every must be 'epoch', a whole number of training batches (100) or a number of seconds (60.), not "
+            f"{every!r}"))
         checks.monitor('train_loss' if monitor is None else monitor)
         self.folder,self.signals,self.fits = CheckpointFolder(dir, keep),StopSignals(grace),0
         self.dir,self.every,self.monitor,self.resume = self.folder.dir,every,monitor,resume

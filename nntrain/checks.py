@@ -64,8 +64,9 @@ def choice(
     options # The values allowed
 ):
     "`v`, if it is one of `options`. Raises `ValueError` that lists them."
-    if not any(v is o or (type(v) is type(o) and v==o) for o in options):
-        raise ValueError(f"{name} must be {', '.join(map(repr, options[:-1]))} or {options[-1]!r}, not {v!r}")
+    refuse(ValueError, (
+        not any(v is o or (type(v) is type(o) and v==o) for o in options),
+        f"{name} must be {', '.join(map(repr, options[:-1]))} or {options[-1]!r}, not {v!r}"))
     return v
 
 def instance(
@@ -73,8 +74,8 @@ def instance(
     v # The value to check
 ):
     "`v`, unless it is a class where an instance is wanted: then a `TypeError` says to add the brackets"
-    if isinstance(v, type): raise TypeError(f"{name} is the class {v.__name__}, not an instance of it: write "
-                                            f"{v.__name__}()")
+    cls = getattr(v, '__name__', '')
+    refuse(TypeError, (isinstance(v, type), f"{name} is the class {cls}, not an instance of it: write {cls}()"))
     return v
 
 # %% ../nbs/01_checks.ipynb #47dac5ba
@@ -339,8 +340,8 @@ def _about_inputs(x, y, model, e):
     text = _first(
         (t.device!=p.device, f"the model is on {p.device}, the batch on {t.device}: add DeviceS() to the subscribers"),
         (t.dtype!=p.dtype and (_numeric(t) or t.dtype==torch.uint8),
-         f"the input is {t.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate function "
-         f"or model.to({t.dtype})"),
+         f"the input is {t.dtype}, the model {p.dtype}: convert one of them, x.to({p.dtype}) in the collate function"
+         + f" or model.to({t.dtype})"*_numeric(t)),
         (not embedded and not _numeric(x) and _numeric(y) and y.ndim > x.ndim,
          f"the first column, the input, holds whole numbers of shape {tuple(x.shape)}, the one after it floats of "
          f"shape {tuple(getattr(y, 'shape', ()))}: if that is the wrong way round, change their order, "

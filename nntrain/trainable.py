@@ -79,9 +79,10 @@ class Model(torch.nn.Module):
         data = to_device(data, next((p.device for p in self.parameters()), torch.device('cpu')))
         named,net = hasattr(data, 'keys'),self.learn.model if self.learn and self.learn.fitting else self
         res = net(**data) if named else net(*data) if isinstance(data, (tuple, list)) else net(data)
-        if not isinstance(res, tuple) or len(res) not in (2, 3):
-            raise TypeError("forward must return (output, loss) or (output, loss, metrics), not "
-                            f"{type(res).__name__}{f' of {len(res)}' if isinstance(res, tuple) else ''}")
+        refuse(TypeError, (
+            not isinstance(res, tuple) or len(res) not in (2, 3),
+            "forward must return (output, loss) or (output, loss, metrics), not "
+            f"{type(res).__name__}{f' of {len(res)}' if isinstance(res, tuple) else ''}"))
         output,loss,*metrics = res
         y = data.get('targets') if named else columns(data)[-1]
         if not metrics and loss is not None and y is not None: metrics = [self.monitor_metrics(output, y)]
@@ -137,9 +138,10 @@ class ModelLearner(Learner):
     def get_loss(self):
         "Step 2: loss and metrics are there already. Raises `ValueError` if there were no targets."
         self.loss,self.parts = self.given
-        if self.loss is None:
-            raise ValueError("forward returned no loss: does the data set give `targets`, and does forward return "
-                             "(output, loss) for them?")
+        refuse(ValueError, (
+            self.loss is None,
+            "forward returned no loss: does the data set give `targets`, and does forward return (output, loss) for "
+            "them?"))
 
 # %% ../nbs/61_trainable.ipynb #e7cdd610
 class ModelS(Subscriber):
