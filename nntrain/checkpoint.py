@@ -24,7 +24,7 @@ from .subscribers import searching
 # %% ../nbs/42_checkpoint.ipynb #194f8b61
 def read_checkpoint(
     path:str|Path, # The file
-    mmap=False # Leave its tensors in the file until they are read?
+    mmap=False # Whether to leave its tensors in the file until they are read
 )->dict:
     "The state in a checkpoint, on the CPU. Raises `BadCheckpoint` that names it."
     state = read_file(path, mmap=mmap)
@@ -36,7 +36,7 @@ def read_checkpoint(
 
 def newest_checkpoint(
     folder:CheckpointFolder, # Where to look
-    mmap=False # Leave its tensors in the file until they are read?
+    mmap=False # Whether to leave its tensors in the file until they are read
 )->tuple:
     """The newest good checkpoint as `(path, state)`, or `(None, None)` if there is none.
     Warns of bad ones; raises `BadCheckpoint` if there are only bad ones."""
@@ -86,7 +86,7 @@ class StopSignals:
 
     def batches(self,
         it, # An iterator over a loader
-        workers=False # Do other processes fetch them?
+        workers=False # Whether other processes fetch them
     ):
         "The batches of `it`. With workers a signal that comes while we wait for a batch ends the block."
         self.waiting,sig = bool(workers and self.handlers),getattr(signal, 'SIGCHLD', None)
@@ -307,7 +307,7 @@ class CheckpointS(Subscriber):
 
     def save(self,
         learn, # The learner, between two batches of a fit with this subscriber
-        best=False, # Write `best.pt` too?
+        best=False, # Whether to write `best.pt` too
         **parts # Parts of the state that take the place of what the learner says now
     ):
         """Write a checkpoint, or begin to. Raises `FloatingPointError` if a weight isn't finite, `OSError` if the disk

@@ -305,7 +305,7 @@ class EarlyStoppingS(StatefulS):
         patience:int=5, # How many epochs without improvement to wait
         min_delta:float=0.0, # Smaller changes don't count as improvement
         mode:str=None, # Is smaller better (`'min'`) or larger (`'max'`)? `None` goes by the name, if that says it
-        restore_best=True # Put the best weights back when the fit is over?
+        restore_best=True # Whether to put the best weights back when the fit is over
     ):
         self.monitor,self.watched = monitor,split_monitor(monitor)[0]
         self.patience,self.min_delta = whole('patience', patience, 1, 'epochs'),number('min_delta', min_delta)

@@ -72,7 +72,7 @@ class StopAfterS(Subscriber):
 @dataclass
 class ResumeReport:
     "What `verify_resume` found; true if the resumed run was the same"
-    same:bool # To the last bit?
+    same:bool # Whether they are the same to the last bit
     stopped:int # Batch after which the run was stopped
     steps:int # Batches in the whole run
     differs:str=None # The first thing that isn't the same; `None` if all is
