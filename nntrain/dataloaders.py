@@ -167,7 +167,7 @@ class DataLoaders:
         shuffle:bool|int=True, # Training batches in a new order in each pass? A number: rows in a stream's buffer
         sampler=None, # Row numbers of the training batches, in place of shuffling
         batch_sampler=None, # Lists of row numbers, in place of `batch_size`
-        drop_last:bool=False, # Leave out a last training batch that is shorter?
+        drop_last:bool=False, # Whether to leave out a last training batch that is shorter
         splits:tuple=('train','valid','test'), # What errors call them
         valid_batch_size:int|None=None, # Rows of a validation batch; `None`: twice `batch_size`
         test_ds=None, # Data for `test`, read like the validation data

@@ -94,7 +94,7 @@ class Shell(nn.Module):
         learn, # A learner
         ddp:dict, # Passed to `DistributedDataParallel`
         windows=(), # The fit's `GradAccumS`
-        tallies=False # Sum up what the batch weighs along with the gradients, see `Tally`?
+        tallies=False # Whether to sum up what the batch weighs along with the gradients, see `Tally`
     ):
         super().__init__()
         self.model,self.learn,self.own,self.inside,self.calls = learn.model,learn,learn.model.forward,False,0

@@ -78,10 +78,10 @@ class Stream(Rows, IterableDataset):
         batch_size:int, # Rows of a batch; `None` if the items of `ds` are batches
         collate_fn=None, # Makes a batch of a list of rows
         split:str='train', # What errors call the data
-        drop_last:bool=False, # Leave out a last batch that is shorter?
-        shuffle:bool|int=True, # Tell the data set the number of each pass (`set_epoch`)? If not, each is pass 0. A
-        # number: shuffle a Hugging Face stream in a buffer of so many rows, seeded like all the rest
-        own_rows:bool=False # Does the data set give each process rows of its own?
+        drop_last:bool=False, # Whether to leave out a last batch that is shorter
+        shuffle:bool|int=True, # Whether to tell the data set the number of each pass (`set_epoch`), or all are pass 0.
+        # A number: shuffle a Hugging Face stream in a buffer of so many rows, seeded like all the rest
+        own_rows:bool=False # Whether the data set gives each process rows of its own
     ):
         super().__init__(ds, collate_fn or (default_convert if batch_size is None else default_collate), split)
         self.batch_size,self.drop_last,self.shuffle,self.passes = batch_size,drop_last,shuffle,0
@@ -129,7 +129,7 @@ def seekable(
             and not getattr(getattr(ds, '_formatting', None), 'is_table', False)) # a batched `map` may lose rows then
 
 class Epochs(IterableDataset):
-    """A stream whose rows depend on the number of the pass alone: it makes itself anew for each one, with a seed. For
+    """A stream whose rows depend on the number of the pass alone: it is made again for each one, with a seed. For
     sources that shuffle with a generator of their own, such as webdataset's."""
     def __init__(self,
         make, # From a seed, a whole number, to an iterable of rows

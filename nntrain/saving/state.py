@@ -330,9 +330,9 @@ def bits(
     return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 def _same(a, b):
-    if type(a) is not type(b): return False
-    if not isinstance(a, torch.Tensor): return a==b or (a!=a and b!=b)
-    return (a.shape, a.dtype)==(b.shape, b.dtype) and torch.equal(bits(a), bits(b))
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return (a.shape, a.dtype)==(b.shape, b.dtype) and torch.equal(bits(a), bits(b))
+    return type(a) is type(b) and (a==b or (a!=a and b!=b))
 
 def places(
     a, # Nested dicts, lists and tuples of tensors and plain values
