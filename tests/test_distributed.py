@@ -185,7 +185,7 @@ def straight(tmp_path_factory):
         return run(d, world, **(RESUMED | dict(subs=[checkpoint(d/'c')], shard=shard) | kw))
     return made
 
-@pytest.mark.parametrize('how,codes,shard', [(kill, (None, -9), False), (term, (143, 143), False), slow(broken, (1, 1), False), (nan, (1, 1), False), (term, (143, 143), True)])
+@pytest.mark.parametrize('how,codes,shard', [(kill, (None, -9), False), (term, (143, 143), False), slow(broken, (1, 1), False), (nan, (1, 1), False), slow(term, (143, 143), True)])
 def test_resumed_to_the_last_bit(tmp_path, straight, how, codes, shard):
     "Process 1 ends, and the other one soon, within a window of batches; resumed, the run ends as one that was never stopped"
     kw = RESUMED | dict(shard=shard)
@@ -195,7 +195,7 @@ def test_resumed_to_the_last_bit(tmp_path, straight, how, codes, shard):
     for a,b in zip(straight(2, shard), resumed): assert weights_differ(a, b)==0 and a['history']==b['history']
     assert not [p for p in (tmp_path/'b').iterdir() if p.name.startswith('.')]
 
-@pytest.mark.parametrize('before,after,shard', [(2, 1, False), (1, 2, False), (2, 3, False), (2, 1, True), slow(2, 3, True)])
+@pytest.mark.parametrize('before,after,shard', [(2, 1, False), (1, 2, False), slow(2, 3, False), (2, 1, True), slow(2, 3, True)])
 def test_resumed_with_other_processes(tmp_path, straight, before, after, shard):
     kw = dict(n=700, extra='accum', shard=shard, drop=0., fit=None)
     codes,outs,s = forked(lambda: job(tmp_path/'x', subs=[CheckpointS(tmp_path/'b', every=5), StopS()], **kw), before, tmp_path/'dead')
@@ -216,7 +216,7 @@ class CancelS(Subscriber):
     def cancel(self, learn):
         if rank()==1 and learn.epoch==1: raise self.error
 
-@pytest.mark.parametrize('error,event', [(CancelBatchException, 'before_batch'), (CancelEpochException, 'after_loss'), (CancelFitException, 'after_batch'), (CancelEpochException, 'before_epoch'), (CancelFitException, 'after_epoch')])
+@pytest.mark.parametrize('error,event', [(CancelBatchException, 'before_batch'), slow(CancelEpochException, 'after_loss'), (CancelFitException, 'after_batch'), (CancelEpochException, 'before_epoch'), (CancelFitException, 'after_epoch')])
 def test_one_process_that_leaves_alone(tmp_path, monkeypatch, error, event):
     "The job ends soon, and says what must not be"
     monkeypatch.setattr(distributed, 'meet', lambda place, seconds=5.: meet(place, min(seconds, 1.)))
@@ -339,7 +339,8 @@ def test_streams_that_are_split(tmp_path, workers):
     assert a['history'][0]['samples']==301
     if not workers: refused(tmp_path, 'parts=2', world=3, **kw | dict(subs=[CheckpointS(tmp_path/'b', every=2)], epochs=3))
 
-@pytest.mark.parametrize('shards', [slow(2), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize('shards', [2, 3])
 def test_streams_of_hugging_face(tmp_path, shards):
     "As many shards as processes: each reads its own; else each leaves out rows of the others, and batches are those of one process"
     from datasets import Dataset
@@ -390,7 +391,8 @@ class InfS(Subscriber):
     def after_backward(self, learn):
         if rank()==1 and learn.batch_idx==3: local(next(learn.model.parameters()).grad).fill_(torch.inf)
 
-@pytest.mark.parametrize('extra', ['amp', slow('skip')])
+@pytest.mark.slow
+@pytest.mark.parametrize('extra', ['amp', 'skip'])
 def test_sharded_with_an_infinite_gradient(tmp_path, extra):
     a,b = run(tmp_path, 2, extra=extra, n=641, shard=True, subs=[InfS()])
     assert weights_differ(a, b)==0 and a['history']==b['history'] and a['history'][-1]['accuracy'] > .6

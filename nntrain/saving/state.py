@@ -108,8 +108,8 @@ def _named(learn, kind):
 def _dls(learn): return {k: dl for k in ('train', 'valid') if (dl := getattr(learn.dls, k, None)) is not None}
 
 def _loaders(learn):
-    res = {k: dl for k,dl in _dls(learn).items() if _has_state(dl)}
-    return res or (dict(dls=learn.dls) if _has_state(learn.dls) and learn.dls.state_dict() else {})
+    return ({k: dl for k,dl in _dls(learn).items() if _has_state(dl)} or
+            (dict(dls=learn.dls) if _has_state(learn.dls) and learn.dls.state_dict() else {}))
 
 def data_state(
     learn # A learner
@@ -297,8 +297,7 @@ def _object(o, depth, inside=True):
     cls = next(c for c in type(o).__mro__ if not c.__name__.startswith('FSDP')) # what was sharded has another one
     held,call = _settings(o),getattr(cls, 'forward', getattr(cls, '__call__', None))
     if isinstance(o, torch.nn.Module) and inside: held |= {**o._buffers, **o._modules}
-    args = ', '.join(f'{k}={as_text(v, depth-1)}' for k,v in held.items())
-    return f'{cls.__name__}({args}){_own_code(call, depth)}'
+    return f"{cls.__name__}({_all(f'{k}={as_text(v, depth-1)}' for k,v in held.items())}){_own_code(call, depth)}"
 
 _all = ', '.join
 
