@@ -17,6 +17,24 @@ from .collate import class_numbers,find_masks,floats,hf_ds_collate_fn,image_colu
 from .loader import Rows,identity
 from .order import BatchKey
 
+# %% ../../nbs/13_memory.ipynb #9f98ccaf
+def _plain_png(b):
+    "Is `b` a PNG of 8-bit grey or RGB pixels, and nothing else? Then every decoder gives the same pixels."
+    if b[:8]!=b'\x89PNG\r\n\x1a\n' or b[24:26] not in (b'\x08\x00',b'\x08\x02') or b[28:29]!=b'\0': return False
+    i = 33
+    while b[i+4:i+8]==b'IDAT': i += 12+int.from_bytes(b[i:i+4], 'big')
+    return i>33 and b[i+4:i+8]==b'IEND'
+
+def _decoder(feature, mask):
+    "A function from an encoded image (a dict of `bytes` and `path`) to its pixels, or class numbers"
+    png = None if mask or getattr(feature, 'mode', None) else getattr(torch.ops.image, 'decode_png', None) # torchvision's
+    def _f(o):
+        if png and (b := o['bytes']) and _plain_png(b):
+            with suppress(RuntimeError, TypeError): # Pillow has the last word
+                return png(torch.frombuffer(bytearray(b), dtype=torch.uint8), 0, False)
+        return (class_numbers if mask else pixels)(feature.decode_example(o))
+    return _f
+
 # %% ../../nbs/13_memory.ipynb #33ccbced
 def _raised(x):
     "`x`, unless it is an error: a worker returns it, since torch would wrap one that is raised there"
@@ -27,7 +45,7 @@ class _Chunks(Dataset):
     "Chunks of an image column: `chunks[i]` is the pixels of the rows from `i` on, or the error that names a row"
     def __init__(self, ds, name, split, mask=False):
         from datasets import Image
-        self.name,self.split,self.image,self.pixels = name,split,ds.features[name],class_numbers if mask else pixels
+        self.name,self.split,self.decode = name,split,_decoder(ds.features[name], mask)
         self.raw = ds.select_columns([name]).cast_column(name, Image(decode=False)).with_format('arrow')
         self.step,self.first = 1,None
         self.first = _raised(self[0])[0]
@@ -37,7 +55,7 @@ class _Chunks(Dataset):
         res = []
         for j,o in enumerate(self.raw[i:i+self.step][self.name].to_pylist(), i):
             where = f"split {self.split!r}, row {j}, column {self.name!r}"
-            try: x = self.pixels(self.image.decode_example(o))
+            try: x = self.decode(o)
             except Exception as e:
                 return ValueError(f"{where}: the image can't be decoded ({e!r}). Repair the file, or leave the row out "
                                   f"with `dd[{self.split!r}].select(...)`")
