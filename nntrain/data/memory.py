@@ -45,6 +45,7 @@ class _Chunks(Dataset):
     "Chunks of an image column: `chunks[i]` is the pixels of the rows from `i` on, or the error that names a row"
     def __init__(self, ds, name, split, mask=False):
         from datasets import Image
+        if len(ds)>40_000: import torchvision.io # noqa: F401 (to import its decoder takes less time than it saves then)
         self.name,self.split,self.decode = name,split,_decoder(ds.features[name], mask)
         self.raw = ds.select_columns([name]).cast_column(name, Image(decode=False)).with_format('arrow')
         self.step,self.first = 1,None
