@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 import torch
 from torch import nn
-from .checks import choice,number,whole
+from .checks import choice,number,refuse,whole
 from .core import map_tensors,n_batches,names_from
 from .events import CancelBatchException,CancelStepException
 from .learner import MomentumLearner
@@ -21,6 +21,12 @@ from .subscribers import searching
 from .transforms import AugmentS,NormalizationS
 
 # %% ../nbs/32_acceleration.ipynb #f112d118
+def _refuse_fading(learn, what, other):
+    refuse(TypeError, (
+        isinstance(learn, MomentumLearner),
+        f"{what} needs gradients that start at zero, and MomentumLearner lets them fade: use Learner with "
+        f"partial(torch.optim.SGD, momentum=0.85){other}"))
+
 class GradAccumS(StatefulS):
     """Steps once for every `n` batches, with the gradients that one batch of all their samples would have given.
     Raises `TypeError` or `ValueError` on another `n`; in the fit, `TypeError` with a `MomentumLearner`."""
@@ -37,13 +43,11 @@ class GradAccumS(StatefulS):
         return math.ceil(n/self.n)
 
     def before_fit(self, learn):
-        if isinstance(learn, MomentumLearner):
-            raise TypeError("GradAccumS needs gradients that start at zero, and MomentumLearner lets them fade: use "
-                            "Learner with partial(torch.optim.SGD, momentum=0.85)")
+        _refuse_fading(learn, 'GradAccumS', '')
         self.i,self.total = 0,0.
+        if learn.trains: self.begin()
 
-    def before_epoch(self, learn): # by now the model is what will be trained
-        if learn.training: self.params = list(learn.model.parameters()); self.begin()
+    def before_epoch(self, learn): self.params = list(learn.model.parameters()) # by now they are what will be trained
 
     def before_batch(self, learn): # is it the last of its window? Several processes then average their gradients
         self.closes = self.i+1 >= self.n or learn.batch_idx+1==n_batches(learn.dl)
@@ -104,9 +108,9 @@ class MixedPrecisionS(StatefulS):
     ): self.dtype = choice('dtype', dtype, (None, torch.float16, torch.bfloat16))
 
     def before_fit(self, learn):
-        if sum(isinstance(s, MixedPrecisionS) for s in learn.subs) > 1:
-            raise ValueError("two MixedPrecisionS take part in this fit, and would undo each other: give the learner "
-                             "or `fit` just one")
+        refuse(ValueError, (
+            sum(isinstance(s, MixedPrecisionS) for s in learn.subs) > 1,
+            "two MixedPrecisionS take part in this fit, and would undo each other: give the learner or `fit` just one"))
         self.context,self.scaler,self.now,self.unscaled = None,None,None,False
 
     def before_epoch(self, learn): # by now the model is on its device
@@ -116,32 +120,19 @@ class MixedPrecisionS(StatefulS):
         if dtype: self.context = torch.autocast(device, dtype)
         else: warnings.warn(f"MixedPrecisionS: {device} can't compute in {self.dtype or '16 bits'}; going on in full "
                             "precision")
-        if dtype==torch.float16 and learn.trains: self.start_scaler(learn, device)
+        if dtype==torch.float16 and learn.trains:
+            _refuse_fading(learn, 'float16', ', or MixedPrecisionS(torch.bfloat16)')
+            self.scaler = torch.amp.GradScaler(device)
+            self.scaler.scale(torch.ones((), device=device)) # makes its tensors: a resumed run may begin with a step
         self.begin()
-
-    def start_scaler(self,
-        learn, # A learner, at the first epoch of a fit
-        device:str # The type of its model's device
-    ):
-        "Make the gradient scaler of this fit"
-        if isinstance(learn, MomentumLearner):
-            raise TypeError("float16 needs gradients that start at zero, and MomentumLearner lets them fade: use "
-                            "Learner with partial(torch.optim.SGD, momentum=0.85), or MixedPrecisionS(torch.bfloat16)")
-        self.scaler = torch.amp.GradScaler(device)
-        self.scaler.scale(torch.ones((), device=device)) # makes its tensors: a resumed run may begin with a step
 
     def before_batch(self, learn):
         if self.context and not self.inside: self.context.__enter__()
         self.inside += 1 # predictions may be asked for in the middle of a batch
 
     def after_predict(self, learn): # NumPy doesn't know bfloat16
-        if self.context and not learn.training: learn.preds = map_tensors(self.full, learn.preds)
-
-    def full(self,
-        t # A tensor
-    ):
-        "`t` with 32 bits if it has the 16 of autocast"
-        return t.float() if t.dtype==self.context.fast_dtype else t
+        if not self.context or learn.training: return
+        learn.preds = map_tensors(lambda t: t.float() if t.dtype==self.context.fast_dtype else t, learn.preds)
 
     def leave(self):
         "Leave autocast, or one level of it"
@@ -207,12 +198,9 @@ class GradClipS(StatefulS):
     @property
     def norms(self)->list:
         "The length of the gradient at each step, before clipping; thinned in long runs, see `Trace`"
-        new = [v for v in self._norms if isinstance(v, torch.Tensor)] # the others were loaded, and come first
-        return self._norms[:len(self._norms)-len(new)]+(torch.stack(new).tolist() if new else [])
+        return self._norms.numbers()
 
-    def state_dict(self):
-        values = torch.tensor(self.norms, dtype=torch.float64)
-        return dict(norms=dict(values=values, every=self._norms.every, n=self._norms.n))
+    def state_dict(self): return dict(norms=self._norms.state_dict())
     def put_state(self, state): self._norms.load_state_dict(state['norms'])
 
 def plot_grad_norm(
@@ -222,9 +210,9 @@ def plot_grad_norm(
     """Plot the length of the gradient at each step of the last fit with a `GradClipS`, and the limit. Returns the axes;
     raises `ValueError` if there was none."""
     clip = getattr(learn, 'grad_clip', None)
-    if not clip or not clip._norms:
-        raise ValueError("there are no norms to plot: fit with GradClipS() among the subscribers first")
-    ax = clip._norms.plot(ax, clip.norms, ylabel='norm of the gradient', yscale='log')
+    refuse(ValueError, (
+        not clip or not clip._norms, "there are no norms to plot: fit with GradClipS() among the subscribers first"))
+    ax = clip._norms.plot(ax, ylabel='norm of the gradient', yscale='log')
     if clip.max_norm: ax.axhline(clip.max_norm, c='C3', ls='--', label='max_norm'); ax.legend()
     return ax
 
@@ -235,8 +223,9 @@ def compile_model(
 ):
     """Compile the model in place, so that the names of its weights stay as they are. Returns the learner; raises
     `TypeError` if the model isn't a module of torch."""
-    if not hasattr(learn.model, 'compile'):
-        raise TypeError(f"model must be a torch.nn.Module to be compiled, not {type(learn.model).__name__}")
+    refuse(TypeError, (
+        not hasattr(learn.model, 'compile'),
+        f"model must be a torch.nn.Module to be compiled, not {type(learn.model).__name__}"))
     learn.model.compile(**kwargs)
     return learn
 

@@ -60,7 +60,7 @@ class ActivationStatsS(Subscriber):
 
     def plot(self,
         figsize:tuple=(8,2.3), # Width and height in inches
-        average_firing_rate:bool=False # Also plot how many units fire: the share of outputs that aren't zero?
+        average_firing_rate:bool=False # Whether to plot how many units fire, too: the share of outputs that aren't zero
     ):
         "Plot means and standard deviations of each layer over the batches. Returns the axes. Raises as `get` does."
         import matplotlib.pyplot as plt
@@ -88,7 +88,7 @@ class ActivationStatsS(Subscriber):
         return axs
 
     def plot_dead(self,
-        binary:bool=False, # Only tell units that gave nothing but zeros from the others?
+        binary:bool=False, # Whether to tell only units that gave nothing but zeros from the others
         figsize:tuple=None # Width and height in inches; `None` chooses by the number of layers
     ):
         "Plot for each unit (row) and batch the share of zeros; with `binary` whether it was all. Returns the axes."

@@ -8,7 +8,7 @@ __all__ = ['EMAS']
 # %% ../nbs/33_average.ipynb #b7c3e26e
 import sys,torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from .checks import number
+from .checks import number,refuse
 from .core import local
 from .schedule import EarlyStoppingS,StatefulS
 from .subscribers import searching
@@ -80,6 +80,6 @@ class EMAS(StatefulS):
         weights=None # Name → weights, instead of the average
     ):
         "Put the averaged weights into `model`. Raises `ValueError` before the first fit."
-        if not self.avg: raise ValueError("there is no average yet: give EMAS to a fit that trains first")
+        refuse(ValueError, (not self.avg, "there is no average yet: give EMAS to a fit that trains first"))
         for k,p in model.named_parameters():
             if k in self.avg: p.copy_((weights or self.avg)[k])

@@ -38,7 +38,7 @@ class Sample:
 
     def predict(self,
         batch=None, # A prepared batch; `None` takes the first training batch
-        train:bool=False # In training mode, with gradients?
+        train:bool=False # Whether in training mode, with gradients
     ):
         "What the model predicts for `batch`"
         self.learn.batch,self.learn.training = self.batch if batch is None else batch,train

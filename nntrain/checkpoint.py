@@ -24,7 +24,7 @@ from .subscribers import searching
 # %% ../nbs/42_checkpoint.ipynb #194f8b61
 def read_checkpoint(
     path:str|Path, # The file
-    mmap=False # Leave its tensors in the file until they are read?
+    mmap=False # Whether to leave its tensors in the file until they are read
 )->dict:
     "The state in a checkpoint, on the CPU. Raises `BadCheckpoint` that names it."
     state = read_file(path, mmap=mmap)
@@ -36,7 +36,7 @@ def read_checkpoint(
 
 def newest_checkpoint(
     folder:CheckpointFolder, # Where to look
-    mmap=False # Leave its tensors in the file until they are read?
+    mmap=False # Whether to leave its tensors in the file until they are read
 )->tuple:
     """The newest good checkpoint as `(path, state)`, or `(None, None)` if there is none.
     Warns of bad ones; raises `BadCheckpoint` if there are only bad ones."""
@@ -46,9 +46,9 @@ def newest_checkpoint(
         except BadCheckpoint as e: bad.append(str(e))
         warnings.warn(f"a checkpoint is left out: {bad[-1]}")
     checks.refuse(BadCheckpoint, (
-        bad, f"none of the {len(bad)} files in {folder.dir} is a good checkpoint (last reason: {''.join(bad[-1:])}). Bring a "
-             "good one back, take another folder, or start again with CheckpointS(..., resume=False), which moves "
-             "checkpoints aside"))
+        bad, f"none of the {len(bad)} files in {folder.dir} is a good checkpoint (last reason: {''.join(bad[-1:])}). "
+             "Bring a good one back, take another folder, or start again with CheckpointS(..., resume=False), which "
+             "moves checkpoints aside"))
     return None,None
 
 # %% ../nbs/42_checkpoint.ipynb #5153bc47
@@ -86,7 +86,7 @@ class StopSignals:
 
     def batches(self,
         it, # An iterator over a loader
-        workers=False # Do other processes fetch them?
+        workers=False # Whether other processes fetch them
     ):
         "The batches of `it`. With workers a signal that comes while we wait for a batch ends the block."
         self.waiting,sig = bool(workers and self.handlers),getattr(signal, 'SIGCHLD', None)
@@ -118,7 +118,8 @@ class CheckpointS(Subscriber):
     ):
         checks.refuse(ValueError, (
             every!='epoch' and (isinstance(every, bool) or not isinstance(every, (int, float)) or not every > 0),
-            f"every must be 'epoch', a whole number of training batches (100) or a number of seconds (60.), not {every!r}"))
+            "every must be 'epoch', a whole number of training batches (100) or a number of seconds (60.), not "
+            f"{every!r}"))
         checks.monitor('train_loss' if monitor is None else monitor)
         self.folder,self.signals,self.fits = CheckpointFolder(dir, keep),StopSignals(grace),0
         self.dir,self.every,self.monitor,self.resume = self.folder.dir,every,monitor,resume
@@ -306,7 +307,7 @@ class CheckpointS(Subscriber):
 
     def save(self,
         learn, # The learner, between two batches of a fit with this subscriber
-        best=False, # Write `best.pt` too?
+        best=False, # Whether to write `best.pt` too
         **parts # Parts of the state that take the place of what the learner says now
     ):
         """Write a checkpoint, or begin to. Raises `FloatingPointError` if a weight isn't finite, `OSError` if the disk

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 # %% ../nbs/00_core.ipynb #bc188b66
 def set_seed(
     seed:int, # A whole number from 0 to 2**32-1
-    deterministic:bool=False # Also make torch refuse operations whose result can vary between runs?
+    deterministic:bool=False # Whether to make torch refuse operations whose result can vary between runs
 ):
     """Seed Python, NumPy and torch on every device. A loader that exists already goes on in its own order: for the same
     numbers, make a new one too. Raises `TypeError` or `ValueError` on a seed that NumPy would refuse."""

@@ -167,10 +167,11 @@ class DataLoaders:
         shuffle:bool|int=True, # Training batches in a new order in each pass? A number: rows in a stream's buffer
         sampler=None, # Row numbers of the training batches, in place of shuffling
         batch_sampler=None, # Lists of row numbers, in place of `batch_size`
-        drop_last:bool=False, # Leave out a last training batch that is shorter?
+        drop_last:bool=False, # Whether to leave out a last training batch that is shorter
         splits:tuple=('train','valid','test'), # What errors call them
         valid_batch_size:int|None=None, # Rows of a validation batch; `None`: twice `batch_size`
         test_ds=None, # Data for `test`, read like the validation data
+        own_rows:bool|None=None, # Do streams give each of several processes rows of its own? `None`: see `Loader`
         **kwargs # To all `DataLoader`s: `pin_memory`; where data are streamed also `num_workers`, ...
     ):
         """Make the loaders. Columns and classes go by the names of the training data. Raises `ValueError` or
@@ -199,7 +200,8 @@ class DataLoaders:
                    whole('shuffle', shuffle, 2, 'rows in the buffer'))
         train,valid,test = (
             ds if ds is None else partial(_make_loader, train_ds, ds, collate_fn, split, cache=cache,
-                                          cache_dir=cache_dir, seed=mix_seed(seed, i), **kwargs, **kw)
+                                          cache_dir=cache_dir, seed=mix_seed(seed, i), own_rows=own_rows, **kwargs,
+                                          **kw)
             for i,(ds,split,kw) in enumerate(zip((train_ds, valid_ds, test_ds), (*splits, 'test'),
                                                  (own, *[dict(batch_size=valid_bs)]*2))))
         return cls(train(), valid and valid(), test)

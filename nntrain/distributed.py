@@ -26,7 +26,7 @@ from .events import Alone,CANCELS,EVENTS,Subscriber
 from .finite import divisor,is_sum
 from .learner import Learner
 from .metrics import mergeable,merged
-from .processes import (any_of,average,from_first,gathered,is_first,largest,launch,leave,meet,rank,spread,start,
+from .processes import (any_of,average,follows,from_first,gathered,is_first,largest,launch,leave,meet,rank,spread,start,
                                total,world)
 from .subscribers import MetricsS,optimizers
 
@@ -94,7 +94,7 @@ class Shell(nn.Module):
         learn, # A learner
         ddp:dict, # Passed to `DistributedDataParallel`
         windows=(), # The fit's `GradAccumS`
-        tallies=False # Sum up what the batch weighs along with the gradients, see `Tally`?
+        tallies=False # Whether to sum up what the batch weighs along with the gradients, see `Tally`
     ):
         super().__init__()
         self.model,self.learn,self.own,self.inside,self.calls = learn.model,learn,learn.model.forward,False,0
@@ -143,9 +143,9 @@ def check_shared(
         if not isinstance(dl, Loader):
             raise TypeError(f"dls.{split} is a {type(dl).__name__}, whose batches {n} processes can't share: make it "
                             "by DataLoaders.from_datasets, without a DistributedSampler")
-        if (dl.batch_size or 0) < n or not getattr(dl, 'in_order', True):
+        if (dl.batch_size or 0) < n or dl.own_rows and dl.batch_size%n or not getattr(dl, 'in_order', True):
             raise ValueError(f"dls.{split} has a batch_size of {dl.batch_size}, and {n} processes share each batch: "
-                             f"make it at least {n}, best {n} times what one can compute; and leave in_order=True")
+                             f"make it {n} times what one can compute, or at least {n}; and leave in_order=True")
     for k,opt in optimizers(learn).items():
         if any(id(p) not in own for g in opt.param_groups for p in g['params']):
             raise ValueError(f"learn.{k} trains parameters that aren't in learn.model, and nobody would average their "
@@ -294,7 +294,7 @@ class DistributedS(Subscriber):
         if e is self.outer:
             meet('at the end of the fit')
             set_rng_state(from_first(rng_state()))
-        elif isinstance(e, dist.DistError) or 'gloo' in str(e):
+        elif follows(e):
             add_note(e, "nntrain: another process has ended, or waits elsewhere: see its error, which came first")
 
 # %% ../nbs/35_distributed.ipynb #35d00025

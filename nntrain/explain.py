@@ -344,7 +344,7 @@ def explain(
     learn, # A learner, between two fits
     epochs:int=None, # As `fit` takes it; `None`: 5, or what `steps` says
     detail:str='short', # Whose bodies are shown: `'steps'` no listener's, `'short'` those of two lines, `'all'`
-    events=False, # Show where each event is, with every handler and clean-up?
+    events=False, # Whether to show where each event is, with every handler and clean-up
     **kwargs # Further arguments of `fit`
 )->Explanation:
     "The loop that `learn.fit(...)` runs, as plain code. Raises as `fit` does."

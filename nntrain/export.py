@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 import torch
 from torch.utils._pytree import tree_leaves
-from .checks import choice
+from .checks import choice,refuse
 from .core import batch_len,columns,map_tensors,split_batch,to_device
 from .data.items import _valid,class_names,evaluating,rows_of,validation_batch
 from .saving.files import load_weights,read_state,replacing,save
@@ -45,8 +45,8 @@ _formats = {'.pt2': (_to_pt2, _run_pt2, ()), '.onnx': (_to_onnx, _run_onnx, ('on
 def _check_same(what, got, want):
     "Raise `ValueError` if two results differ by more than 1e-5"
     for a,b in zip(tree_leaves(got), tree_leaves(want), strict=True):
-        if not torch.allclose(torch.as_tensor(a).cpu(), b.cpu(), 1e-5, 1e-5):
-            raise ValueError(f"{what} gives other results than the model, so it wasn't written")
+        refuse(ValueError, (not torch.allclose(torch.as_tensor(a).cpu(), b.cpu(), 1e-5, 1e-5),
+                            f"{what} gives other results than the model, so it wasn't written"))
 
 def export(
     learn, # A learner
@@ -58,8 +58,8 @@ def export(
     suffix = choice('path (its ending)', Path(path).suffix, [*_formats, '.safetensors'])
     if suffix=='.safetensors': return save(learn, path)
     make,run,needs = _formats[suffix]
-    if missing := [o for o in needs if find_spec(o) is None]:
-        raise ModuleNotFoundError(f"path: a file that ends in {suffix} needs pip install {' '.join(missing)}")
+    missing = [o for o in needs if find_spec(o) is None]
+    refuse(ModuleNotFoundError, (missing, f"path: a file that ends in {suffix} needs pip install {' '.join(missing)}"))
     if any(isinstance(s, NormalizationS) for s in learn.subs):
         warnings.warn("NormalizationS isn't part of the model: give the exported program inputs that are normalised")
     batch,device = validation_batch(learn.dls),next(iter(learn.model.parameters())).device

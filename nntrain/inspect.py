@@ -138,7 +138,7 @@ class TimerS(Subscriber):
                  after_step='step', cleanup_epoch='data') # which part has just ended when an event begins
     columns = 'data','forward','loss','backward','step','subscribers','other'
     def __init__(self,
-        *, sync=False # Wait for the device at each mark?
+        *, sync=False # Whether to wait for the device at each mark
     ): self.sync,self.rows = sync,[]
 
     def before_fit(self, learn):
@@ -186,7 +186,7 @@ class ShortRunS(Subscriber):
     order,batches = -3,None # before what counts the steps of an epoch
     def __init__(self,
         n:int=1, # How many batches
-        *, same=False # The same training batches in each epoch: can the model overfit them?
+        *, same=False # Whether each epoch has the same training batches, to see if the model can overfit them
     ): self.n,self.same = whole('n', n, 1, 'batches'),same
 
     def n_steps(self, n):

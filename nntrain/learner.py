@@ -54,12 +54,12 @@ class Learner(Publisher):
 
     def fit(self,
         epochs:int=None, # How many times through the data; or give `steps`
-        train=True, # Train?
-        valid=True, # Validate after each epoch?
+        train=True, # Whether to train
+        valid=True, # Whether to validate after each epoch
         subs=[], # More subscribers, for this fit only; none that the learner has already
         lr:float=None, # Learning rate of this fit; `None` takes that of the learner
-        *, keep_opt=False, # Go on with the optimizer of the last fit, momentum and all, instead of making a new one?
-        steps:int=None, # For data whose end one can't wait for: how many training batches, in place of `epochs`
+        *, keep_opt=False, # Whether to go on with the optimizer of the last fit, momentum and all
+        steps:int=None, # For endless or very long data: how many training batches, in place of `epochs`
         valid_every:int=None # With `steps`: an epoch is so many batches, and then comes validation; `None`: `steps`
     ):
         """Train and validate. Raises `TypeError` or `ValueError` on bad arguments, `RuntimeError` within another fit,

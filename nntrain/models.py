@@ -32,7 +32,7 @@ def conv_block(
     in_c:int, # Channels that come in
     out_c:int, # Channels that go out
     kernel_size:int=3, # Side of the patch, an odd number
-    act=True, # A ReLU at the end?
+    act=True, # Whether to end with a ReLU
     norm=True, # A batch norm after the convolution? (It has a bias of its own, so the convolution then has none.)
     *, stride:int=2 # 2 halves height and width (rounding up), 1 keeps them
 )->nn.Module:

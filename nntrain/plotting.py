@@ -34,7 +34,7 @@ def show_image(
     ax:plt.Axes=None, # Where to draw; `None` makes a figure
     figsize:tuple=None, # Inches, for a new figure
     title:str=None, # Text above the image
-    noframe:bool=True, # Leave out the frame and its ticks?
+    noframe:bool=True, # Whether to leave out the frame and its ticks
     **kwargs
 )->plt.Axes:
     "Show an image. Raises `TypeError` or `ValueError` if `im` isn't one."

@@ -25,7 +25,7 @@ from .subscribers import LRFindS,snapshot
 @contextmanager
 def aside(
     learn, # A learner, between two fits
-    weights=False, # Put back weights, buffers and the optimizer as well?
+    weights=False, # Whether to put back weights, buffers and the optimizer as well
     **changes # Attributes of the learner that are other ones inside the block
 ):
     """Inside the block `learn` may be changed at will; afterwards everything is as it was. Raises `RuntimeError` in the
@@ -80,7 +80,7 @@ def lr_find(
     learn, # A learner with training data
     start_lr:float=1e-5, # The first learning rate
     mult:float=1.25, # Factor from one batch to the next
-    plot=True # Draw the curve?
+    plot=True # Whether to draw the curve
 )->float|None:
     """Try growing learning rates, batch by batch, and suggest one: see `LRFindS`, which is kept as `learn.lr_finder`.
     Changes nothing else. Raises as `fit` does."""
@@ -150,7 +150,7 @@ def _results(learn, dl, with_targets, subs):
 def iter_preds(
     learn, # A learner
     dl=None, # A loader, whose batches need no targets; `None` takes `dls.valid`
-    *, with_targets=False, # Give pairs of predictions and targets?
+    *, with_targets=False, # Whether to give pairs of predictions and targets
     subs=() # More subscribers, which do to a batch what they do in training
 ):
     """A generator of the predictions for each batch of `dl`, on the CPU, computed when asked for. Raises `ValueError`
@@ -161,7 +161,7 @@ def iter_preds(
 def get_preds(
     learn, # A learner
     dl=None, # A loader, whose batches need no targets; `None` takes `dls.valid`
-    *, with_targets=False, # Return the targets too, as `(preds, targets)`?
+    *, with_targets=False, # Whether to return the targets too, as `(preds, targets)`
     subs=() # More subscribers, which do to a batch what they do in training: `AugmentS`
 ):
     """The predictions for all of `dl`, in the order of the data set, on the CPU: a tensor, or what `joined` makes of
@@ -216,7 +216,7 @@ def predict_item(
 def plot_losses(
     learn, # A learner that was trained
     ax=None, # Matplotlib axes to draw on; `None` makes new ones
-    *, log=False # A logarithmic scale for the losses?
+    *, log=False # Whether the losses have a logarithmic scale
 ):
     """Plot the losses of training and validation, pass by pass, over all fits so far; the best validation is
     marked. Epochs are counted from 0. Returns the axes; raises `ValueError` before the first fit."""

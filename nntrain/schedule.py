@@ -66,9 +66,14 @@ class Trace(list):
         "The step of each value, counted from 0"
         return range(0, self.n, self.every)
 
+    def numbers(self)->list:
+        "The values as plain numbers: what is on a device is fetched, all at once"
+        new = [v for v in self if isinstance(v, torch.Tensor)] # the others were loaded, and come first
+        return self[:len(self)-len(new)]+(torch.stack(new).tolist() if new else [])
+
     def state_dict(self)->dict:
         "The values as one tensor, how far apart they are, and the number of steps"
-        return dict(values=torch.tensor(self, dtype=torch.float64), every=self.every, n=self.n)
+        return dict(values=torch.tensor(self.numbers(), dtype=torch.float64), every=self.every, n=self.n)
 
     def load_state_dict(self,
         state # What `state_dict` returned, or a list of the values of all steps
@@ -79,14 +84,13 @@ class Trace(list):
 
     def plot(self,
         ax=None, # Matplotlib axes to draw on; `None` makes new ones
-        values=None, # What to draw in place of the values
         label=None, # The name of the line, or a list of names, one for each column
         **kwargs # Passed to `ax.set`, such as `ylabel`
     ):
         "Plot the values over the steps that they belong to. Returns the axes."
         import matplotlib.pyplot as plt
         ax = plt.subplots(figsize=(6,3))[1] if ax is None else ax
-        ax.plot(self.steps, torch.tensor(self if values is None else values), lw=1, label=label)
+        ax.plot(self.steps, torch.tensor(self.numbers()), lw=1, label=label)
         ax.set(xlabel='step', **kwargs); ax.grid(alpha=.3)
         if label: ax.legend()
         return ax
@@ -98,9 +102,10 @@ def total_steps(
     """How many optimizer steps this fit will take. A subscriber with a method `n_steps(n)` turns the steps of an epoch
     into another number. Raises `ValueError` if `dls.train` can't tell its length."""
     n = n_batches(learn.dls.train)
-    if n is None:
-        raise ValueError("dls.train is a stream that can't tell its length, so the schedule can't either: say "
-                         "total_steps yourself, SchedulerS(partial(OneCycleLR, max_lr=0.1, total_steps=1000))")
+    refuse(ValueError, (
+        n is None,
+        "dls.train is a stream that can't tell its length, so the schedule can't either: say total_steps yourself, "
+        "SchedulerS(partial(OneCycleLR, max_lr=0.1, total_steps=1000))"))
     for s in sorted(learn.subs, key=attrgetter('order')):
         if hasattr(s, 'n_steps'): n = s.n_steps(n)
     return n*learn.n_epochs
@@ -118,9 +123,10 @@ class SchedulerS(StatefulS):
         step:str=None, # After each `'batch'` that moved weights, each `'epoch'`, by a number (`'loss'`); or by its kind
         *, monitor:str='valid_loss' # The number for `'loss'`, which schedulers like `ReduceLROnPlateau` look at
     ):
-        if not callable(scheduler_class):
-            raise TypeError("scheduler_class must be a class or function that makes a scheduler, not "
-                            f"{scheduler_class!r}: write SchedulerS(partial(StepLR, step_size=2))")
+        refuse(TypeError, (
+            not callable(scheduler_class),
+            f"scheduler_class must be a class or function that makes a scheduler, not {scheduler_class!r}: write "
+            "SchedulerS(partial(StepLR, step_size=2))"))
         if step is not None: choice('step', step, ('batch', 'epoch', 'loss'))
         self.scheduler_class,self.step,self.monitor,self.lrs = scheduler_class,step,monitor,Trace()
         self.watched = split_monitor(monitor)[0]
@@ -163,13 +169,15 @@ class SchedulerS(StatefulS):
     ):
         "Raise `TypeError` or `ValueError` if `scheduler` would change nothing, or go by what it doesn't understand"
         name,plateau = type(scheduler).__name__,isinstance(scheduler, ReduceLROnPlateau)
-        if not hasattr(scheduler, 'step'):
-            raise TypeError(f"scheduler_class must make a scheduler, not {scheduler!r}: for a function of the step, "
-                            "write SchedulerS(partial(LambdaLR, lr_lambda=f))")
+        refuse(
+            TypeError,
+            (not hasattr(scheduler, 'step'),
+             f"scheduler_class must make a scheduler, not {scheduler!r}: for a function of the step, write "
+             "SchedulerS(partial(LambdaLR, lr_lambda=f))"),
+            (all(getattr(scheduler, 'optimizer', o) is not o for o in opts.values()),
+             f"scheduler_class made a {name} for another optimizer: let it take the one that it is given, "
+             "lambda opt: StepLR(opt, 2)"))
         takes = next(iter(signature(scheduler.step).parameters), 'epoch') # its first argument, if it has any
-        refuse(TypeError, (all(getattr(scheduler, 'optimizer', o) is not o for o in opts.values()),
-                           f"scheduler_class made a {name} for another optimizer: let it take the one that it is "
-                           "given, lambda opt: StepLR(opt, 2)"))
         refuse(
             ValueError,
             (plateau and self.step in ('batch', 'epoch'),
@@ -209,9 +217,10 @@ class SchedulerS(StatefulS):
         saved = state['scheduler'] or {}
         old,new = saved.get('total_steps'),getattr(self.scheduler, 'total_steps', None)
         if old!=new and not saved.get('last_epoch'): return # no step was made: that of this fit is as good
-        if old and new and old < new:
-            raise ValueError(f"the saved schedule ends after {old} steps, and this fit takes {new}: resume with as "
-                             "many epochs as the run was begun with, or begin another run in a folder of its own")
+        refuse(ValueError, (
+            old and new and old < new,
+            f"the saved schedule ends after {old} steps, and this fit takes {new}: resume with as many epochs as the "
+            "run was begun with, or begin another run in a folder of its own"))
         self.lrs.load_state_dict(state['lrs'])
         self.before = state.get('before', self.before)
         if state['scheduler']: self.scheduler.load_state_dict(state['scheduler'])
@@ -221,8 +230,8 @@ class SchedulerS(StatefulS):
         ax=None # Matplotlib axes to draw on; `None` makes new ones
     ):
         "Plot the learning rates, a line for each parameter group. Returns the axes; raises `ValueError` before a fit."
-        if not self.lrs:
-            raise ValueError("there is nothing to plot: give the schedule to a fit first, fit(3, subs=[schedule])")
+        refuse(ValueError, (
+            not self.lrs, "there is nothing to plot: give the schedule to a fit first, fit(3, subs=[schedule])"))
         groups = [f'group {i}' for i in range(len(self.lrs[0]))]
         return self.lrs.plot(ax, label=groups if len(groups)>1 else None, ylabel='learning rate')
 
@@ -268,8 +277,9 @@ def plot_lr(
     ax=None # Matplotlib axes to draw on; `None` makes new ones
 ):
     "Plot the learning rates of the last fit with a `SchedulerS`. Returns the axes; raises `ValueError` before one."
-    if not hasattr(learn, 'schedule'):
-        raise ValueError("there is no schedule to plot: fit with a SchedulerS first, such as learn.fit_one_cycle(3)")
+    refuse(ValueError, (
+        not hasattr(learn, 'schedule'),
+        "there is no schedule to plot: fit with a SchedulerS first, such as learn.fit_one_cycle(3)"))
     return learn.schedule.plot(ax)
 
 def fit_one_cycle(
@@ -281,7 +291,8 @@ def fit_one_cycle(
     **kwargs # Passed to `fit`
 ):
     "Train with the one-cycle schedule of Leslie Smith: see `one_cycle`. Raises as `fit` does."
-    if 'lr' in kwargs: raise TypeError("fit_one_cycle calls its peak max_lr: write learn.fit_one_cycle(3, max_lr=0.1)")
+    refuse(TypeError, (
+        'lr' in kwargs, "fit_one_cycle calls its peak max_lr: write learn.fit_one_cycle(3, max_lr=0.1)"))
     learn.fit(epochs, subs=[*subs, SchedulerS(partial(one_cycle, pct_start=pct_start))], lr=max_lr, **kwargs)
 
 # %% ../nbs/30_schedule.ipynb #42ee8ad7
@@ -294,7 +305,7 @@ class EarlyStoppingS(StatefulS):
         patience:int=5, # How many epochs without improvement to wait
         min_delta:float=0.0, # Smaller changes don't count as improvement
         mode:str=None, # Is smaller better (`'min'`) or larger (`'max'`)? `None` goes by the name, if that says it
-        restore_best=True # Put the best weights back when the fit is over?
+        restore_best=True # Whether to put the best weights back when the fit is over
     ):
         self.monitor,self.watched = monitor,split_monitor(monitor)[0]
         self.patience,self.min_delta = whole('patience', patience, 1, 'epochs'),number('min_delta', min_delta)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['blocks', 'shard', 'Sharded']
 
-# %% ../nbs/36_sharded.ipynb #af75a6b1
+# %% ../nbs/36_sharded.ipynb #14cc30f7
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -14,10 +14,10 @@ from torch.distributed.tensor import DTensor,distribute_tensor
 from .core import map_tensors,sharded
 from .data.memory import free_memory
 from .distributed import Team
-from .processes import largest,world
+from .processes import largest,on_this_machine,world
 from .subscribers import DeviceS,optimizers
 
-# %% ../nbs/36_sharded.ipynb #7cf60777
+# %% ../nbs/36_sharded.ipynb #7543bec3
 _lists = nn.ModuleList,nn.ModuleDict,nn.Sequential
 
 def blocks(
@@ -28,7 +28,7 @@ def blocks(
         if isinstance(model, _lists) and not isinstance(m, _lists[:2]): yield m
         else: yield from blocks(m)
 
-# %% ../nbs/36_sharded.ipynb #e987b708
+# %% ../nbs/36_sharded.ipynb #0da9d944
 def shard(
     learn # A learner at the beginning of a fit, the same in all processes
 ):
@@ -45,7 +45,7 @@ def shard(
     for opt in optimizers(learn).values():
         for g in opt.param_groups: g['params'][:] = [new[id(p)] for p in g['params']]
 
-# %% ../nbs/36_sharded.ipynb #9b073804
+# %% ../nbs/36_sharded.ipynb #cf0ee481
 class Sharded(Team):
     "The processes that train a sharded model: what they save are whole tensors"
     def __init__(self,
@@ -56,7 +56,7 @@ class Sharded(Team):
 
     def assemble(self, x):
         "Raises `MemoryError`, in all processes, if it would take more memory than the first one has"
-        sizes,free = [],free_memory()
+        sizes,free = [],free_memory()*on_this_machine()
         map_tensors(lambda t: sizes.append(t.nbytes if isinstance(t, DTensor) else 0), x)
         if largest(-1 if self.rank else sum(sizes)-free)[0] > 0:
             raise MemoryError(f"the whole tensors of this sharded model take {sum(sizes)/1e9:.1f} GB, more than is "

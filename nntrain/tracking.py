@@ -94,7 +94,7 @@ class TrackerS(StatefulS):
     def __init__(self,
         tracker, # `'csv'`, `'tensorboard'`, `'trackio'`, `'wandb'`, with a folder `'csv:logs'`; or an object with `log`
         every:int=10, # Log loss and learning rate every so many optimizer steps
-        grads=False, # Log the norm of the gradients too?
+        grads=False, # Whether to log the norm of the gradients too
         *, name:str=None # Name of the run, which is that of its folder; `None` takes date and time
     ):
         self.tracker,self.every,self.grads,self.name = tracker,whole('every', every, 1, 'steps'),grads,name

@@ -79,9 +79,10 @@ class Model(torch.nn.Module):
         data = to_device(data, next((p.device for p in self.parameters()), torch.device('cpu')))
         named,net = hasattr(data, 'keys'),self.learn.model if self.learn and self.learn.fitting else self
         res = net(**data) if named else net(*data) if isinstance(data, (tuple, list)) else net(data)
-        if not isinstance(res, tuple) or len(res) not in (2, 3):
-            raise TypeError("forward must return (output, loss) or (output, loss, metrics), not "
-                            f"{type(res).__name__}{f' of {len(res)}' if isinstance(res, tuple) else ''}")
+        refuse(TypeError, (
+            not isinstance(res, tuple) or len(res) not in (2, 3),
+            "forward must return (output, loss) or (output, loss, metrics), not "
+            f"{type(res).__name__}{f' of {len(res)}' if isinstance(res, tuple) else ''}"))
         output,loss,*metrics = res
         y = data.get('targets') if named else columns(data)[-1]
         if not metrics and loss is not None and y is not None: metrics = [self.monitor_metrics(output, y)]
@@ -137,9 +138,10 @@ class ModelLearner(Learner):
     def get_loss(self):
         "Step 2: loss and metrics are there already. Raises `ValueError` if there were no targets."
         self.loss,self.parts = self.given
-        if self.loss is None:
-            raise ValueError("forward returned no loss: does the data set give `targets`, and does forward return "
-                             "(output, loss) for them?")
+        refuse(ValueError, (
+            self.loss is None,
+            "forward returned no loss: does the data set give `targets`, and does forward return (output, loss) for "
+            "them?"))
 
 # %% ../nbs/61_trainable.ipynb #e7cdd610
 class ModelS(Subscriber):
@@ -207,7 +209,7 @@ class OwnStepsLearner(ModelLearner):
         self.ran,name = False,f"{'train' if self.training else 'validate'}_one_{level}"
         res = _call(getattr(self.trainable, name), data, self.device)
         if self.ran: return
-        if self.training and self.batch_idx < 1: # who has no say in a step that the model takes by itself?
+        if self.training and self.batch_idx < 1: # these have no say in a step that the model takes by itself
             who = [s for s in self.subs if isinstance(s, (GradAccumS, GradClipS, LRFindS)) or getattr(s, 'scaler', 0)]
             said = (f"{name} takes its step by itself, without {', '.join(type(s).__name__ for s in who)}: let it call "
                     f"super().{name}, or do that part there")
@@ -270,8 +272,8 @@ def fit(self:Model,
     device=None, # Where to train; `None` picks the accelerator if there is one
     subs=(), # Subscribers
     callbacks=(), # `Callback`s; subscribers are welcome here too
-    fp16=False, # Compute in float16 where that is safe?
-    bf16=False, # Compute in bfloat16 where that is safe?
+    fp16=False, # Whether to compute in float16 where that is safe
+    bf16=False, # Whether to compute in bfloat16 where that is safe
     accumulation_steps:int=1, # Batches per optimizer step
     clip_grad_norm:float=None, # Largest norm of all gradients together; longer ones are scaled down, `None` leaves them
     n_jobs:int=0, # Processes that load data
@@ -281,11 +283,11 @@ def fit(self:Model,
     valid_sampler=None, # Row numbers for validation
     train_collate_fn=None, # Rows → training batch; `None` stacks them key by key
     valid_collate_fn=None, # Rows → validation batch
-    train_shuffle=True, # Training rows in a new order in each epoch?
-    valid_shuffle=False, # Validation rows too?
+    train_shuffle=True, # Whether training rows come in a new order in each epoch
+    valid_shuffle=False, # Whether validation rows do, too
     seed:int=None, # Seed of the order of the data; `None` draws one from torch's generator
-    keep_opt=False, # Go on with the optimizer of the last fit?
-    progress=True # Show progress?
+    keep_opt=False, # Whether to go on with the optimizer of the last fit
+    progress=True # Whether to show progress
 ):
     """Train, and validate after each epoch. The results are in `metrics` and `history`. Raises `ValueError` or
     `TypeError` on bad arguments before anything is touched."""
@@ -341,7 +343,7 @@ def predict(self:Model,
 @patch
 def save(self:Model,
     path:str, # The file, replaced in one step
-    weights_only=False # Only the weights, as a plain `state_dict`?
+    weights_only=False # Whether to save only the weights, as a plain `state_dict`
 ):
     "Save the model; for `load`. Raises `OSError` that names the path; an old file is then intact."
     parts = {k: o and o.state_dict() for k,o in dict(optimizer=self.optimizer, scheduler=self.scheduler).items()}
@@ -376,7 +378,7 @@ class EarlyStopping(EarlyStoppingS):
         patience:int=5, # How many epochs without improvement to wait
         mode:str=None, # Is smaller better (`'min'`) or larger (`'max'`)? `None` goes by the name, if that says it
         delta:float=0.001, # Smaller changes don't count
-        save_weights_only=False # Save a plain `state_dict`?
+        save_weights_only=False # Whether to save a plain `state_dict`
     ):
         super().__init__(monitor, patience, delta, mode, restore_best=False)
         self.model_path,self.save_weights_only = model_path,save_weights_only

@@ -178,7 +178,7 @@ class MixupS(AugmentS):
     order = NormalizationS.order+1
     def __init__(self,
         alpha:float=.4, # Of the beta distribution of the shares: small ones mix little, 1 makes all shares alike
-        *, cutmix:bool=False, # Paste a rectangle, in place of blending?
+        *, cutmix:bool=False, # Whether to paste a rectangle, in place of blending
         seed:int=0 # Seed of the random numbers
     ): self.alpha,self.cutmix,self.seed = number('alpha', alpha, above=0),cutmix,seed
 

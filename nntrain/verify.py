@@ -15,7 +15,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 from .checkpoint import CheckpointS
-from .checks import whole
+from .checks import refuse,whole
 from .core import add_note,keep_rng,map_tensors,n_batches,rng_state,set_rng_state,set_seed
 from .events import CancelFitException,Subscriber
 from .saving.state import WrappedLoader,attributes,bits,named_subs,places,run_state
@@ -72,7 +72,7 @@ class StopAfterS(Subscriber):
 @dataclass
 class ResumeReport:
     "What `verify_resume` found; true if the resumed run was the same"
-    same:bool # To the last bit?
+    same:bool # Whether they are the same to the last bit
     stopped:int # Batch after which the run was stopped
     steps:int # Batches in the whole run
     differs:str=None # The first thing that isn't the same; `None` if all is
@@ -201,8 +201,8 @@ def verify_resume(
     with keep_rng(), tempfile.TemporaryDirectory() as d:
         runs = _Runs(learn, make, most, epochs, seed+1)
         straight,copied = runs.straight(steps)
-        if straight.state is None:
-            raise ValueError(f"the run ended before batch {steps}: give more epochs, or fewer steps")
+        refuse(ValueError, (
+            straight.state is None, f"the run ended before batch {steps}: give more epochs, or fewer steps"))
         runs.fit(k, CheckpointS(d, every=k), fetch=True)
         resumed,_ = runs.fit(straight.stop, CheckpointS(d), again=True)
         differs = first_difference(straight.state, resumed.state)

@@ -1,17 +1,20 @@
 """Several processes train as one: the same numbers, failures that end soon. Each scenario runs in processes forked from this one, which has imported everything, so it takes about a second; torchrun is in the slow tests."""
 import os, signal, socket, subprocess, sys, time, traceback, warnings
 from pathlib import Path
+from functools import lru_cache
 import pytest, torch, torch.nn.functional as F
 import torchmetrics
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import default_collate
 root = Path(__file__).resolve().parent.parent
 from nntrain import distributed
 from nntrain.acceleration import GradAccumS, GradClipS, MixedPrecisionS
 from nntrain.average import EMAS
 from nntrain.checkpoint import CheckpointS
-from nntrain.core import set_seed
+from nntrain.core import local, set_seed
 from nntrain.dataloaders import DataLoaders
-from nntrain.distributed import DistributedS, meet, rank
+from nntrain.distributed import DistributedS, gathered, meet, rank
 from nntrain.events import CancelBatchException, CancelEpochException, CancelFitException, Subscriber
 from nntrain.finite import NaNStopS
 from nntrain.learner import DeviceS, Learner, MetricsS, MomentumLearner, ProgressS
@@ -23,6 +26,7 @@ from train_script import digits
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 x,y = digits()
+def slow(*args): return pytest.param(*args, marks=pytest.mark.slow)
 
 def free_port():
     with socket.socket() as s:
@@ -81,7 +85,7 @@ def job(out, extra='', n=1437, bs=64, epochs=2, subs=(), model=None, cls=Learner
     if cls is not Learner: learn = cls(model, dls, loss, torch.optim.SGD, 1e-2, learn.subs)
     fit(learn) if fit else learn.fit(epochs)
     history = [{k: v for k,v in r.items() if k!='seconds'} for r in learn.history]
-    torch.save(dict(w={k: getattr(v, 'full_tensor', lambda: v)() for k,v in learn.model.state_dict().items()}, history=history), f'{out}-{rank()}.pt')
+    torch.save(dict(w={k: getattr(v, 'full_tensor', lambda v=v: v)() for k,v in learn.model.state_dict().items()}, history=history), f'{out}-{rank()}.pt')
     return learn
 
 def run(tmp, world, **kw):
@@ -143,8 +147,8 @@ class Around(Learner):
 def test_other_learners(tmp_path, cls): as_one(tmp_path, cls=cls, model=OwnModel, n=641)
 
 def ignoring(p, y): return F.cross_entropy(p, y.where(y<7, -100))
-@pytest.mark.parametrize('loss', [nn.CrossEntropyLoss(ignore_index=3), nn.CrossEntropyLoss(weight=torch.arange(1., 11)), nn.CrossEntropyLoss(reduction='sum'), nn.CrossEntropyLoss(ignore_index=3, weight=torch.arange(1., 11))], ids=['ignored', 'weights', 'sum', 'both'])
-def test_what_a_batch_weighs(tmp_path, loss): as_one(tmp_path, 1e-4 if loss.reduction=='sum' else 1e-6, loss=loss, n=300, bs=50, extra='accum' if loss.reduction!='sum' else '')
+@pytest.mark.parametrize('extra,loss', [('', nn.CrossEntropyLoss(ignore_index=3)), ('accum', nn.CrossEntropyLoss(weight=torch.arange(1., 11))), ('', nn.CrossEntropyLoss(reduction='sum')), ('accum', nn.CrossEntropyLoss(ignore_index=3, weight=torch.arange(1., 11)))], ids=['ignored', 'weights', 'sum', 'both'])
+def test_what_a_batch_weighs(tmp_path, extra, loss): as_one(tmp_path, 1e-4 if loss.reduction=='sum' else 1e-6, loss=loss, n=300, bs=50, extra=extra)
 
 def refused(tmp, match, world=2, f=None, **kw):
     "All processes end soon, with an error that says what is wrong"
@@ -169,30 +173,41 @@ def term(learn): os.kill(os.getpid(), signal.SIGTERM)
 def broken(learn): raise ValueError('a row is broken')
 def nan(learn): next(iter(learn.model.parameters())).data.fill_(float('nan'))
 
-@pytest.mark.parametrize('how,codes', [(kill, (None, -9)), (term, (143, 143)), (broken, (1, 1)), (nan, (1, 1))])
-def test_resumed_to_the_last_bit(tmp_path, how, codes):
-    "Process 1 ends, and the other one soon; resumed, the run ends as one that was never stopped"
-    kw = dict(extra='ema accum', drop=.3, n=700, fit=one_cycle)
-    def checkpoint(name): return CheckpointS(tmp_path/name, every=5, monitor='valid_accuracy')
-    straight = run(tmp_path/'straight', 2, subs=[checkpoint('a')], **kw)
-    got,outs,s = forked(lambda: job(tmp_path/'x', subs=[checkpoint('b'), DieS(how)], **kw), 2, tmp_path/'dead')
-    assert s < 5 and 0 not in got and got[1]==codes[1] and codes[0] in (None, got[0]), (got, outs)
-    resumed = run(tmp_path/'resumed', 2, subs=[checkpoint('b')], **kw)
-    for a,b in zip(straight, resumed): assert weights_differ(a, b)==0 and a['history']==b['history']
+RESUMED = dict(extra='ema accum', drop=.3, n=700, fit=one_cycle)
+def checkpoint(folder): return CheckpointS(folder, every=5, monitor='valid_accuracy')
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+    "Runs that were never stopped, by what is trained how"
+    @lru_cache
+    def made(world, shard=False, **kw):
+        d = tmp_path_factory.mktemp('straight')
+        return run(d, world, **(RESUMED | dict(subs=[checkpoint(d/'c')], shard=shard) | kw))
+    return made
+
+@pytest.mark.parametrize('how,codes,shard', [(kill, (None, -9), False), (term, (143, 143), False), slow(broken, (1, 1), False), (nan, (1, 1), False), (term, (143, 143), True)])
+def test_resumed_to_the_last_bit(tmp_path, straight, how, codes, shard):
+    "Process 1 ends, and the other one soon, within a window of batches; resumed, the run ends as one that was never stopped"
+    kw = RESUMED | dict(shard=shard)
+    got,outs,s = forked(lambda: job(tmp_path/'x', subs=[checkpoint(tmp_path/'b'), DieS(how)], **kw), 2, tmp_path/'dead')
+    assert not {0, 'hung'} & set(got) and got[1]==codes[1] and codes[0] in (None, got[0]), (got, outs)
+    resumed = run(tmp_path/'resumed', 2, subs=[checkpoint(tmp_path/'b')], **kw)
+    for a,b in zip(straight(2, shard), resumed): assert weights_differ(a, b)==0 and a['history']==b['history']
     assert not [p for p in (tmp_path/'b').iterdir() if p.name.startswith('.')]
 
-@pytest.mark.parametrize('before,after', [(2, 1), (1, 2), (2, 3)])
-def test_resumed_with_other_processes(tmp_path, before, after):
-    kw = dict(n=700)
-    one, = run(tmp_path/'one', 1, **kw)
+@pytest.mark.parametrize('before,after,shard', [(2, 1, False), (1, 2, False), (2, 3, False), (2, 1, True), slow(2, 3, True)])
+def test_resumed_with_other_processes(tmp_path, straight, before, after, shard):
+    kw = dict(n=700, extra='accum', shard=shard, drop=0., fit=None)
     codes,outs,s = forked(lambda: job(tmp_path/'x', subs=[CheckpointS(tmp_path/'b', every=5), StopS()], **kw), before, tmp_path/'dead')
     assert set(codes)=={143}, outs
+    one, = straight(1, extra='accum', drop=0., fit=None)
     for r in run(tmp_path/'resumed', after, subs=[CheckpointS(tmp_path/'b', every=5)], **kw): same(one, r)
 
 class StopS(Subscriber):
     "Ends all processes by a signal to the last one"
+    def __init__(self, batch=7): self.batch = batch
     def after_batch(self, learn):
-        if learn.training and (learn.epoch, learn.batch_idx)==(1, 7) and rank()==distributed.world()-1: os.kill(os.getpid(), signal.SIGTERM)
+        if learn.training and (learn.epoch, learn.batch_idx)==(1, self.batch) and rank()==distributed.world()-1: os.kill(os.getpid(), signal.SIGTERM)
 
 # ---- failures
 class CancelS(Subscriber):
@@ -204,7 +219,7 @@ class CancelS(Subscriber):
 @pytest.mark.parametrize('error,event', [(CancelBatchException, 'before_batch'), (CancelEpochException, 'after_loss'), (CancelFitException, 'after_batch'), (CancelEpochException, 'before_epoch'), (CancelFitException, 'after_epoch')])
 def test_one_process_that_leaves_alone(tmp_path, monkeypatch, error, event):
     "The job ends soon, and says what must not be"
-    monkeypatch.setattr(distributed, 'meet', lambda place, seconds=5.: meet(place, min(seconds, 1.5)))
+    monkeypatch.setattr(distributed, 'meet', lambda place, seconds=5.: meet(place, min(seconds, 1.)))
     codes,outs,s = forked(lambda: job(tmp_path/'x', n=300, subs=[CancelS(error, event)]), 2, tmp_path)
     assert 0 not in codes and 'hung' not in codes and s < 8, (codes, outs)
     assert any('learn.processes.any_of(flag)' in o for o in outs), outs
@@ -302,7 +317,98 @@ class Numbers(torch.utils.data.IterableDataset):
     def __iter__(self): return ((x[i], y[i]) for i in torch.randperm(301).tolist())
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_streams(tmp_path, workers): as_one(tmp_path, stream=Numbers, n=301, num_workers=workers)
+def test_streams(tmp_path, workers):
+    "All read it, and each keeps its share; with no end to be seen, the last window of batches isn't full"
+    as_one(tmp_path, stream=Numbers, n=301, num_workers=workers, extra='' if workers else 'accum')
+
+class Shards(torch.utils.data.IterableDataset):
+    "Three shards of 120, 120 and 61 rows; each process, and each worker, reads its own"
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        i,n = (info.id, info.num_workers) if info else (0, 1)
+        for k in range(rank()*n+i, 3, distributed.world()*n): yield from zip(x[120*k:min(120*k+120, 301)], y[120*k:min(120*k+120, 301)])
+
+@pytest.mark.parametrize('workers', [0, slow(1)])
+def test_streams_that_are_split(tmp_path, workers):
+    "The processes have 181 and 120 rows, and end together; resumed, too"
+    kw = dict(stream=Shards, own_rows=True, bs=60, num_workers=workers, n=301)
+    codes,outs,s = forked(lambda: job(tmp_path/'x', subs=[CheckpointS(tmp_path/'b', every=2), StopS(4)], **kw), 2, tmp_path/'dead')
+    assert set(codes)=={143}, outs
+    a,b = run(tmp_path/'straight', 2, subs=[CheckpointS(tmp_path/'a', every=2)], **kw)
+    for r in (b, *run(tmp_path/'resumed', 2, subs=[CheckpointS(tmp_path/'b', every=2)], **kw)): assert weights_differ(a, r)==0 and a['history']==r['history']
+    assert a['history'][0]['samples']==301
+    if not workers: refused(tmp_path, 'parts=2', world=3, **kw | dict(subs=[CheckpointS(tmp_path/'b', every=2)], epochs=3))
+
+@pytest.mark.parametrize('shards', [slow(2), 3])
+def test_streams_of_hugging_face(tmp_path, shards):
+    "As many shards as processes: each reads its own; else each leaves out rows of the others, and batches are those of one process"
+    from datasets import Dataset
+    from datasets.distributed import split_dataset_by_node
+    def stream(): return split_dataset_by_node(Dataset.from_dict(dict(i=range(301))).to_iterable_dataset(shards).shuffle(3, buffer_size=50), rank(), distributed.world())
+    def collate(rows): return default_collate([(x[r['i']], y[r['i']]) if isinstance(r, dict) else r for r in rows])
+    kw = dict(stream=stream, bs=60, collate_fn=collate)
+    if shards==3: as_one(tmp_path, **kw)
+    else: assert run(tmp_path, 2, **kw)[0]['history'][0]['samples']==301
+
+def test_streams_that_differ(tmp_path):
+    refused(tmp_path, 'give own_rows=True', stream=Shards)
+    refused(tmp_path, 'a process got no rows of the stream', world=4, stream=Shards, own_rows=True)
+    refused(tmp_path, 'make it 2 times', stream=Shards, own_rows=True, bs=61)
+
+def test_gradients_meet_once_in_a_window(tmp_path):
+    "Of three batches the last one averages"
+    class LookS(Subscriber):
+        def after_backward(self, learn): self.seen = [*getattr(self, 'seen', ()), len(set(gathered(next(learn.model.parameters()).grad.sum().item())))]
+        def cleanup_fit(self, learn): assert self.seen==[2,2,1, 2,2,1, 1], self.seen
+    run(tmp_path, 2, extra='accum', n=7*64, epochs=1, subs=[LookS()])
+
+class LastS(Subscriber):
+    "Leaves out the last batch of a pass, which closes the window"
+    order = -30
+    def after_loss(self, learn):
+        if learn.training and learn.batch_idx==4: raise CancelBatchException
+def test_a_window_that_nothing_closes(tmp_path): as_one(tmp_path, extra='accum', n=5*64, subs=[LastS()])
+
+# ---- sharded models
+@pytest.mark.parametrize('extra', ['ema clip accum', slow('early')])
+def test_sharded_is_as_one(tmp_path, extra): as_one(tmp_path, 1e-5, n=641, extra=extra, shard=True, model=Lists)
+
+class Lists(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first,self.blocks = nn.Linear(64, 32),nn.ModuleList([nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(2)])
+        self.last = nn.Linear(32, 10)
+        self.register_buffer('scale', torch.ones(1))
+    def forward(self, x):
+        x = self.first(x)*self.scale
+        for b in self.blocks: x = x+b(x)
+        return self.last(x)
+
+class InfS(Subscriber):
+    "An infinite gradient in process 1"
+    order = -50
+    def after_backward(self, learn):
+        if rank()==1 and learn.batch_idx==3: local(next(learn.model.parameters()).grad).fill_(torch.inf)
+
+@pytest.mark.parametrize('extra', ['amp', slow('skip')])
+def test_sharded_with_an_infinite_gradient(tmp_path, extra):
+    a,b = run(tmp_path, 2, extra=extra, n=641, shard=True, subs=[InfS()])
+    assert weights_differ(a, b)==0 and a['history']==b['history'] and a['history'][-1]['accuracy'] > .6
+
+def test_sharded_with_a_nan(tmp_path):
+    def f():
+        x[100] = float('nan')
+        job(tmp_path/'x', n=640, shuffle=False, subs=[NaNStopS()], epochs=1, shard=True)
+    codes,outs,s = forked(f, 2, tmp_path)
+    assert codes==[1, 1] and all("the loss (nan) isn't finite" in o for o in outs), outs
+
+def test_shards_that_nobody_makes_whole(tmp_path):
+    def f():
+        distributed.start()
+        model = fully_shard(nn.Linear(64, 10))
+        dls = DataLoaders.from_datasets(torch.utils.data.TensorDataset(x[:64], y[:64]), None, 32)
+        Learner(model, dls, F.cross_entropy, torch.optim.SGD, .1, [CheckpointS(tmp_path/str(rank()))]).fit(1, valid=False)
+    refused(tmp_path, 'DistributedS(shard=True) makes whole ones', f=f)
 
 class OwnFit(Model):
     def __init__(self):

@@ -1,5 +1,6 @@
 "The site has no faults, and each kind of fault that the checker knows is really found"
 import json, re, shutil
+from xml.etree import ElementTree
 import pytest
 import check_docs, docs, front
 
@@ -10,6 +11,18 @@ def test_a_page_for_every_notebook(site):
     assert sorted(pages)==sorted(p.relative_to(site) for p in site.rglob('*.html') if 'pagefind' not in p.parts and p.name not in ('404.html', 'api_index.html'))
     home = (site/'index.html').read_text()
     for p in pages: assert f'href="{p.as_posix()}"' in home, f'the sidebar lacks {p}'
+
+def test_sitemap(site):
+    urls = [o.text for o in ElementTree.parse(site/'sitemap.xml').iter() if o.tag.endswith('}loc')]
+    assert f'{front.site(docs.root)}/api_index.html' in urls and len(urls)==len(set(urls)) > 50
+
+def test_checks_are_folded_and_questions_are_answered(site):
+    def cell(source, *outputs): return dict(cell_type='code', source=source, outputs=list(outputs))
+    shown,drawn = dict(output_type='stream', text='1'),dict(output_type='display_data', data={'image/png': ''})
+    assert docs.is_proof(cell('x = 1\ntest_eq(x, 1)')) and docs.is_proof(cell('x = 1\nassert x\nassert x\nx', shown))
+    assert not docs.is_proof(cell('x = 1\ny = 2')) and not docs.is_proof(cell('assert x', drawn))
+    md = docs.cell_md(cell('#| code-fold: true\n#| code-summary: "Answer"\n# It is one.\nf(1)', shown), 0, site)
+    assert md.startswith('<details class="exercise"><summary>Answer</summary>\n\nIt is one.') and '# It is' not in md and 'f(1)' in md
 
 def test_a_new_notebook_needs_no_edit_elsewhere(tmp_path):
     "Its number says which section of the sidebar it belongs to"

@@ -2,7 +2,7 @@
 
 nbdev's processed notebooks become Markdown, pandoc (the engine inside Quarto) makes HTML of it, and Pagefind a search index. All of that comes with
 pip, and the pages that are published are the ones that the tests look at. `_quarto.yml` is for people who preview a page with Quarto."""
-import base64, json, os, re, shutil, subprocess, sys, warnings
+import ast, base64, json, os, re, shutil, subprocess, sys, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,13 +30,29 @@ def output(o, stem, opts, out):
     if 'text/html' in data: return f"``````{{=html}}\n<div class=\"html-output\">{data['text/html']}</div>\n``````"
     return fence(data.get('text/plain', ''), 'output')
 
+def draws(cell): return any({'text/html', 'image/png', 'image/svg+xml'} & {*o.get('data', ())} for o in cell.get('outputs', ()))
+
 def is_proof(cell):
-    """Is a cell there for its checks? At least one line in five is one, in three where it shows a value; none that draws.
+    """Is a cell there for its checks? At least one line in five is one, in four where it shows a value; none that draws.
     The page folds it; `nbdev_test` runs it all the same."""
     lines = [l for l in ''.join(cell['source']).splitlines() if l.strip() and not l.lstrip().startswith('#')]
-    checks = sum(bool(re.match(r'\s*(assert|test_\w+\(|with expect_fail)', l)) for l in lines)
-    outs = cell.get('outputs', [])
-    return checks*(3 if outs else 5) >= max(len(lines), 1) and not any({'text/html', 'image/png', 'image/svg+xml'} & {*o.get('data', ())} for o in outs)
+    checks = sum(bool(re.search(r'\b(assert |test_\w+\(|expect_fail)', l)) for l in lines)
+    return (checks > 1 and checks*4 >= len(lines) if cell.get('outputs') else checks*5 >= max(len(lines), 1)) and not draws(cell)
+
+proof = 'Proof: what the tests run here'
+check = re.compile(r'(assert|test_\w+\(|with expect_fail)')
+
+def without_checks(code, draws):
+    "Code without the checks at its end (but for a last line that shows a value), and those checks; a single one stays, unless the cell draws"
+    lines = code.strip().splitlines()
+    tail = lines[-1:] if lines and not check.match(lines[-1]) else []
+    rest = lines[:len(lines)-len(tail)]
+    k = len(rest)
+    while k and check.match(rest[k-1]): k -= 1
+    shown,checks = '\n'.join(rest[:k]+tail),'\n'.join(rest[k:])
+    try: ast.parse(shown), ast.parse(checks)
+    except SyntaxError: return code,''
+    return (shown, checks) if k and len(rest)-k >= 2-draws else (code, '')
 
 def fold(kind, summary, *parts):
     "Parts of a page that open on a click"
@@ -53,12 +69,14 @@ def cell_md(cell, i, out, after=True):
     src = ''.join(cell['source'])
     if cell['cell_type']!='code': return src
     opts = {k: v.strip().strip('"\'') for k,v in re.findall(r'^#\|\s*([\w-]+):\s*(.+)$', src, re.M)}
-    code = fence(re.sub(r'^#\|\s*[\w-]+:.*\n?', '', src, flags=re.M), 'python') if opts.get('echo')!='false' else ''
+    text = re.sub(r'^#\|\s*[\w-]+:.*\n?', '', src, flags=re.M) if opts.get('echo')!='false' else ''
+    code = fence(text, 'python')
     outs = [output(o, f'{i}-{j}', opts, out) for j,o in enumerate(cell.get('outputs', []))] if opts.get('output')!='false' else []
     if opts.get('include')=='false': return ''
     if opts.get('code-summary')=='Answer': return answer(src, code, outs)
-    if code and is_proof(cell) and after: return fold('proof', 'Proof: what the tests run here', code, *outs)
-    return '\n\n'.join(filter(None, [code, *outs]))
+    if code and (opts.get('code-fold')=='true' or after and is_proof(cell)): return fold('proof', opts.get('code-summary', proof), code, *outs)
+    text,checks = without_checks(text, draws(cell))
+    return '\n\n'.join(filter(None, [fence(text, 'python'), *outs, checks and fold('proof', proof, fence(checks, 'python'))]))
 
 folded = {*front.library, 'Tutorials', 'From scratch'} # in the sidebar, unless the reader is there
 
@@ -119,6 +137,7 @@ def write(md, head, out, docs, source):
     top = '---\n' + yaml.safe_dump({k: head.get(k, '') for k in ('title', 'description')}) + '---\n\n'
     res = subprocess.run([pypandoc.get_pandoc_path(), '--from=markdown', '--to=html5', '-o', out, *args], input=top+md, capture_output=True, text=True, encoding='utf-8')
     if res.returncode: sys.exit(f'{here}: {res.stderr}')
+    out.write_text(re.sub(r'<th([^>]*)>\s*</th>', r'<td\1></td>', out.read_text(encoding='utf-8')), encoding='utf-8') # the corner of a table is no heading
 
 def main(out=None):
     os.chdir(root); sys.path.insert(0, str(root))
@@ -135,7 +154,8 @@ def main(out=None):
     about = dict(title=index[0], description='Every public name of nntrain, and what it does')
     write(api(), about, docs/index[1], docs, '')
     names = sorted(p.relative_to(docs).as_posix() for p in docs.rglob('*.html'))
-    (docs/'sitemap.txt').write_text(''.join(f'{front.site(root)}/{n}\n' for n in names))
+    urls = ''.join(f'<url><loc>{front.site(root)}/{n}</loc></url>\n' for n in names)
+    (docs/'sitemap.xml').write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n')
     home = (docs/'index.html').read_text(encoding='utf-8')
     lost = '<article><div class="title"><h1>There is no such page</h1></div><p>It may have moved: the menu and the search (press <kbd>/</kbd>) know where things are.</p></article>'
     home = re.sub(r'<aside class="toc".*?</aside>', '<aside class="toc"></aside>', home, flags=re.S)

@@ -72,7 +72,7 @@ def _from_array(item):
 def open_picture(
     item, # A path, a PIL image, or bytes (`uint8`, or `uint16` if grey) in an array or tensor
     mode:str=None, # PIL's name of the kind of pixels wanted, such as `'L'` (grey) or `'RGB'`
-    deep:bool=False, # May a picture of 16 bits stay what it is where grey is wanted?
+    deep:bool=False, # Whether a picture of 16 bits may stay as it is where grey is wanted
     side:int=None # Of a photo that will be shrunk: a JPEG is decoded at the smallest size with shorter sides of this
 ):
     """`item` as a PIL image, turned as its EXIF data say. Channels may come first or last. Raises `FileNotFoundError`

@@ -17,6 +17,7 @@ from torch.utils.data import (DataLoader,Dataset,IterableDataset,default_collate
 from ..checks import refuse,whole
 from ..core import add_note,endless,keep_rng,map_tensors,n_batches
 from .order import BatchPlan,mix_seed,seeded
+from ..processes import gathered,total,world
 
 # %% ../../nbs/12_loader.ipynb #26adb655
 def _located(split, where, e):
@@ -77,22 +78,25 @@ class Stream(Rows, IterableDataset):
         batch_size:int, # Rows of a batch; `None` if the items of `ds` are batches
         collate_fn=None, # Makes a batch of a list of rows
         split:str='train', # What errors call the data
-        drop_last:bool=False, # Leave out a last batch that is shorter?
-        shuffle:bool|int=True # Tell the data set the number of each pass (`set_epoch`)? If not, each is pass 0. A
-        # number: shuffle a Hugging Face stream in a buffer of so many rows, seeded like all the rest
+        drop_last:bool=False, # Whether to leave out a last batch that is shorter
+        shuffle:bool|int=True, # Whether to tell the data set the number of each pass (`set_epoch`), or all are pass 0.
+        # A number: shuffle a Hugging Face stream in a buffer of so many rows, seeded like all the rest
+        own_rows:bool=False # Whether the data set gives each process rows of its own
     ):
         super().__init__(ds, collate_fn or (default_convert if batch_size is None else default_collate), split)
         self.batch_size,self.drop_last,self.shuffle,self.passes = batch_size,drop_last,shuffle,0
-        self.start,self.place,self.moved = 0,None,False # for the next pass
+        self.start,self.place,self.moved,self.own_rows = 0,None,False,own_rows # the first two are for the next pass
         self.at = torch.tensor((0,0,0,1)).share_memory_() # seed, number of the pass, share: workers see it, too
 
     def __len__(self):
+        refuse(TypeError, (self.own_rows and world() > 1, "how many rows the other processes have isn't known"))
         n,bs = len(self.ds),self.batch_size or 1
         return n//bs if self.drop_last else -(-n//bs)
 
     def __iter__(self):
         info,place,self.passes,self.live = get_worker_info(),self.place,self.passes+1,None
         *key,rank,world = self.at.tolist()
+        size,rank,parts = (self.batch_size//world, 0, 1) if self.own_rows else (self.batch_size or 1, rank, world)
         worker,start = [info.id] if info and info.id else [],0 if info else self.start # worker 0 draws what we would
         with seeded(*key, *worker):
             if info and isinstance(getattr(self.ds, '_epoch', None), torch.Tensor): # of Hugging Face: all workers
@@ -104,14 +108,14 @@ class Stream(Rows, IterableDataset):
                       self.ds.shuffle(mix_seed(*key), buffer_size=self.shuffle))
         for i in itertools.count(start if place else 0):
             with seeded(*key, i, *worker):
-                rows = list(itertools.islice(it, self.batch_size or 1))
-                if len(rows) < (self.batch_size if self.drop_last else 1): return
+                rows = list(itertools.islice(it, size))
+                if len(rows) < (size if self.drop_last else 1): return
                 n = len(rows)
-                mine = rows[n*rank//world:n*(rank+1)//world] # of a batch that several processes share
+                mine = rows[n*rank//parts:n*(rank+1)//parts] # of a batch that several processes share
                 batch = (self.collate_fn(rows[0] if self.batch_size is None else mine or rows[:1])
                          if i>=start or not i else None)
             self.live = self.live or getattr(self.ds, '_state_dict', None) # another one if somebody else reads, too
-            yield batch if world==1 else (batch, len(mine), n)
+            yield batch if world==1 else (batch, len(mine), n, '' if i or parts==1 else fingerprint(rows))
 
 # %% ../../nbs/12_loader.ipynb #179172a1
 def seekable(
@@ -125,7 +129,7 @@ def seekable(
             and not getattr(getattr(ds, '_formatting', None), 'is_table', False)) # a batched `map` may lose rows then
 
 class Epochs(IterableDataset):
-    """A stream whose rows depend on the number of the pass alone: it makes itself anew for each one, with a seed. For
+    """A stream whose rows depend on the number of the pass alone: it is made again for each one, with a seed. For
     sources that shuffle with a generator of their own, such as webdataset's."""
     def __init__(self,
         make, # From a seed, a whole number, to an iterable of rows
@@ -158,6 +162,8 @@ class Loader(DataLoader):
         *, seed:int=0, # The same seed gives the same batches
         split:str='train', # What errors call the data
         why:str=None, # Why the data aren't decoded in memory, for the `repr`
+        own_rows:bool=None, # Does an iterable give each of several processes rows of its own? `None`: if it was split
+        # by `split_dataset_by_node` of Hugging Face. If not, each process reads all and keeps its share of each batch.
         **kwargs # To `DataLoader`, such as `num_workers`; for an iterable also `batch_size` and `collate_fn`
     ):
         self.plan,self.seed,self.split,self.why = plan,seed,split,why
@@ -165,8 +171,11 @@ class Loader(DataLoader):
         self.n_rows = self.n_all = None # of the last batch: the rows in it, and with those of other processes
         whole('num_workers', kwargs.get('num_workers', 0))
         own = [kwargs.pop(k, d) for k,d in dict(batch_size=1, collate_fn=None, drop_last=False, shuffle=True).items()]
-        self.seeks = not kwargs.get('num_workers') and isinstance(own[3], bool) and seekable(dataset)
-        if plan is None: dataset = Stream(dataset, *own[:2], split, *own[2:])
+        was_split = getattr(getattr(dataset, '_distributed', None), 'world_size', 1) > 1 # of Hugging Face
+        self.own_rows = plan is None and (was_split if own_rows is None else own_rows)
+        self.seeks = (not kwargs.get('num_workers') and isinstance(own[3], bool) and seekable(dataset)
+                      and not (self.own_rows and world() > 1)) # a place is that of one process
+        if plan is None: dataset = Stream(dataset, *own[:2], split, *own[2:], self.own_rows)
         else: kwargs.update(sampler=plan)
         super().__init__(dataset, generator=torch.Generator(), batch_size=None, collate_fn=identity, **kwargs)
         vars(self)['batch_size'] = own[0] if plan is None else plan.batch_size # for readers; torch was told `None`
@@ -207,7 +216,8 @@ class Loader(DataLoader):
             self.dataset.at.copy_(torch.tensor((self.seed, epoch, *share)))
             self.dataset.start,self.dataset.place = start,self.place if start and self.seeks else None
         it = self._start()
-        try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(it, start, share)
+        rows = self._together(it) if self.own_rows and share!=(0,1) else it
+        try: yield from self._sized(it, self.plan.sizes) if self.plan is not None else self._stream(rows, start, share)
         except (RuntimeError, ConnectionError, EOFError) as e:
             if self.num_workers: add_note(e, f"nntrain: split {self.split!r}, in a worker or while waiting for one. "
                                              "If it was killed, try fewer workers; num_workers=0 shows which row it is")
@@ -232,6 +242,19 @@ class Loader(DataLoader):
             self.n_rows,self.n_all = n if in_order else (None, None)
             yield b
 
+    def _together(self, it):
+        """The batches of processes that have rows of their own, until none has any. One that has none left repeats its
+        last batch, which counts for nothing. Raises `ValueError` if one never had any."""
+        last = None
+        while True:
+            b,n,*_ = next(it, (None, 0))
+            last = last if b is None else b # one that was skipped when a run goes on isn't there
+            n_all,never = total(n, last is None)
+            if not n_all: return
+            refuse(ValueError, (never, f"split {self.split!r}: a process got no rows of the stream at all. It needs as "
+                                       "many shards as there are processes, or more"))
+            yield last,n,int(n_all),''
+
     def _stream(self, it, start, share):
         """The batches of an iterable, from batch `start` on. Raises `ValueError` if the first ones of two workers are
         the same; warns if there are more than its length says."""
@@ -242,7 +265,10 @@ class Loader(DataLoader):
             try: b = next(it, end)
             except Exception as e: raise _located(self.split, f'batch {i} of the stream', e) from e
             if b is end: break
-            if share!=(0,1): b,self.n_rows,self.n_all = b
+            if share!=(0,1): b,self.n_rows,self.n_all,all_rows = b
+            if share!=(0,1) and i==0 and len(set(gathered(all_rows))) > 1:
+                raise ValueError(f"split {self.split!r}: the stream gives each process other rows. If it is split over "
+                                 "them, give own_rows=True; if not, let its order depend on the seed alone")
             if i==0:
                 then,self.first = self.first,fingerprint(b) if share==(0,1) else ''
                 if start and '' not in (then, self.first) and then!=self.first:
@@ -266,7 +292,8 @@ class Loader(DataLoader):
         place = self.dataset.ds.state_dict() if mine else None if self.current else self.place # which was loaded
         return dict(seed=self.seed, epoch=self.epoch, batch=self.batch, batch_size=self.batch_size or 0,
                     rows=-1 if self.plan is None else self.plan.n) | (
-            {} if self.plan is not None else dict(workers=max(self.num_workers, 1), first=self.first, place=place))
+            {} if self.plan is not None else dict(workers=max(self.num_workers, 1), first=self.first, place=place,
+                                                  parts=world() if self.own_rows else 1))
 
     def load_state_dict(self,
         state:dict # What `state_dict` returned, of this loader or another one of the same data
@@ -277,8 +304,8 @@ class Loader(DataLoader):
         refuse(ValueError, *((state.get(k, ours[k])!=ours[k],
                               f"split {self.split!r}: the state was saved with {k}={state.get(k)}, this loader has "
                               f"{k}={ours[k]}. Build it from the same data, with the same batch size and, if it is a "
-                              "stream, the same num_workers")
-                             for k in ('batch_size','rows','workers') if k in ours))
+                              "stream, the same num_workers and, if it is split, processes")
+                             for k in ('batch_size','rows','workers','parts') if k in ours))
         self.seed,self.epoch,self.batch,self.current = state['seed'],state['epoch'],state['batch'],None
         self.first,self.place = state.get('first', ''),state.get('place')
         if self.plan is not None: self.plan.seed = self.seed

@@ -16,6 +16,7 @@ from ..checks import refuse
 from .collate import class_numbers,find_masks,floats,hf_ds_collate_fn,image_columns,pixels
 from .loader import Rows,identity
 from .order import BatchKey
+from ..processes import on_this_machine
 
 # %% ../../nbs/13_memory.ipynb #9f98ccaf
 def _plain_png(b):
@@ -224,15 +225,16 @@ class Tensors(Rows):
 
 # %% ../../nbs/13_memory.ipynb #f31b12a4
 def free_memory()->int:
-    """Bytes of memory to be had without swapping: on Linux what's available, within the container's limit; elsewhere
-    half of all there is"""
+    """Bytes of memory to be had without swapping, shared by the processes of a launcher on this machine: on Linux of
+    what's available, within the container's limit; elsewhere of half of all there is"""
+    n = on_this_machine()
     with suppress(OSError):
         free = int(re.search(r'MemAvailable:\s+(\d+) kB', Path('/proc/meminfo').read_text())[1])*1024
         top,used = [Path('/sys/fs/cgroup')/f'memory.{o}' for o in ('max','current')] # of the container
         if top.exists() and used.exists() and (limit := top.read_text().strip())!='max':
             free = min(free, int(limit)-int(used.read_text()))
-        return max(free, 0)
-    return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')//2 if hasattr(os, 'sysconf') else 2*2**30
+        return max(free, 0)//n
+    return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')//2//n if hasattr(os, 'sysconf') else 2*2**30//n
 
 def check_columns(
     ds, # A Hugging Face `Dataset`

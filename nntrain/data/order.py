@@ -40,8 +40,8 @@ class BatchPlan:
     def __init__(self,
         n:int, # Rows of the data set
         batch_size:int, # Rows of a batch
-        shuffle:bool=False, # A new order in each pass?
-        drop_last:bool=False, # Leave out a last batch that is shorter?
+        shuffle:bool=False, # Whether each pass has a new order
+        drop_last:bool=False, # Whether to leave out a last batch that is shorter
         sampler=None, # Row numbers in an order of your own: an iterable with an end, such as `WeightedRandomSampler`
         batch_sampler=None, # Lists of row numbers
         seed:int=0 # A whole number, not negative: the same seed gives the same orders

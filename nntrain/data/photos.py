@@ -142,7 +142,7 @@ class Photos:
         rows=None, # The numbers of those that take part; `None`: all
         *, random:bool=False, # Cut out a part at random, as in training? Else the middle
         min_area:float=.35, # The smallest share of a photo that a random part shows
-        flip:bool=True # Mirror half of them, if `random`?
+        flip:bool=True # Whether to mirror half of them, if `random`
     ):
         self.photos,self.labels,self.classes,self.random,self.flip = photos,torch.as_tensor(labels),classes,random,flip
         self.rows = torch.arange(len(photos)) if rows is None else torch.as_tensor(rows)

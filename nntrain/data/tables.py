@@ -79,7 +79,7 @@ class Preprocessor:
         y=None # The targets, when the training rows come to fit the transformer
     )->torch.Tensor:
         """The matrix of features. Warns of a category that wasn't there in training. Raises `ValueError` if a column is
-        missing, or something else than a number is where one should be."""
+        missing, or something else than a number is in its place."""
         df,used = df.rename(columns=str),{*self.cont,*self.cat}
         _refuse(used-{*df}, where, f"has no column {sorted(used-{*df})}, only {[*df]}. What isn't known may be None")
         text = {c: df[c].map(_category, na_action='ignore').fillna('') for c in self.cat if self.auto}

@@ -154,7 +154,7 @@ _damaged = "it is damaged: the checksum differs"
 
 def read_file(
     path:str|Path, # A file by `write_file`
-    *, foreign=False, # Read a file by `torch.save` too?
+    *, foreign=False, # Whether to read a file by `torch.save` too
     mmap=False # Leave its tensors in the file as long as nobody reads them? It must stay then.
 ):
     """What `write_file` wrote, with its tensors on the CPU.
@@ -243,8 +243,8 @@ class CheckpointFolder:
         return sorted(files, key=lambda f: int(match(f.name)[1]), reverse=True)
 
     def open(self,
-        fresh=False, # Move checkpoints that are there to a folder `old-1` in it?
-        best=False # Will there be a `best.pt`?
+        fresh=False, # Whether to move checkpoints that are there to a folder `old-1` in it
+        best=False # Whether there will be a `best.pt`
     ):
         """Make the folder, lock it until `lock.close()`, and remove what a killed process left half written. Raises
         `OSError` that names it: `BlockingIOError` if another run has it, `FileExistsError` on a foreign `best.pt`."""
@@ -272,7 +272,7 @@ class CheckpointFolder:
 
     def write(self,
         state:dict, # Tensors and plain values
-        best=False, # Write `best.pt`, too?
+        best=False, # Whether to write `best.pt` too
         **more # What only `best.pt` gets
     ):
         """Write the next file, and delete those that are more than `keep` and not in `stay`. Raises `OSError` that

@@ -331,9 +331,9 @@ def bits(
     return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 def _same(a, b):
-    if type(a) is not type(b): return False
-    if not isinstance(a, torch.Tensor): return a==b or (a!=a and b!=b)
-    return (a.shape, a.dtype)==(b.shape, b.dtype) and torch.equal(bits(a), bits(b))
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return (a.shape, a.dtype)==(b.shape, b.dtype) and torch.equal(bits(a), bits(b))
+    return type(a) is type(b) and (a==b or (a!=a and b!=b))
 
 def places(
     a, # Nested dicts, lists and tuples of tensors and plain values
@@ -385,13 +385,13 @@ def describe(
     each with its settings"""
     opt,rng,dls = learn.opt,run_rng(learn),_dls(learn)
     groups = [{k: repr(v) for k,v in g.items() if k!='params'} for g in opt.param_groups]
-    rows = {split: _rows(dl) for split,dl in dls.items()}
+    rows = {split: _rows(dl) for split,dl in dls.items() if not getattr(dl, 'own_rows', False)} # or it's each one's own
     set_run_rng(learn, rng)
     (subs,touching),modules = _subs(learn),getattr(learn.model, 'named_modules', dict().items)
     return dict(
         model={k: f'{tuple(v.shape)} {v.dtype}' for k,v in weights(learn.model).items() if isinstance(v, torch.Tensor)},
         data={split: dict(batches=n_batches(dl), batch_size=getattr(dl, 'batch_size', None),
-                          rows=n_batches(rows_of(dl)[0])) for split,dl in dls.items()},
+                          rows=n_batches(rows_of(dl)[0]) if split in rows else None) for split,dl in dls.items()},
         optimizer=dict(name=type(opt).__name__, sizes=[len(g['params']) for g in opt.param_groups],
                        groups=groups if not opt.state else None),
         subscribers=subs, touching=touching, loss=as_text(learn.loss_fn), rows=rows,

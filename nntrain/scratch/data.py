@@ -33,7 +33,7 @@ class Sampler:
     "The numbers of the samples, in order or newly shuffled for each pass"
     def __init__(self,
         data, # What to go through: anything with a length, or the number of samples
-        shuffle:bool=False, # A new random order each time?
+        shuffle:bool=False, # Whether each time has a new random order
         seed:int|None=None # Makes the sequence of orders repeatable; `None` draws from torch's own generator
     ):
         self.n,self.shuffle = data if isinstance(data, int) else len(data),shuffle
@@ -50,7 +50,7 @@ class BatchSampler:
     def __init__(self,
         sampler, # Any iterable of indices with a length
         batch_size:int, # Indices in a list
-        drop_last:bool=False # Leave out a last list that is shorter?
+        drop_last:bool=False # Whether to leave out a last list that is shorter
     ): self.sampler,self.batch_size,self.drop_last = sampler,whole('batch_size', batch_size, 1),drop_last
     def __len__(self):
         n = len(self.sampler) if self.drop_last else len(self.sampler)+self.batch_size-1
@@ -182,12 +182,12 @@ class DataLoader:
     def __init__(self,
         dataset, # Has a length, and `dataset[i]` is sample `i`
         batch_size:int|None=1, # Samples in a batch; `None`: use the items of `sampler` as indices, with no collation
-        shuffle:bool=False, # A new order each epoch?
+        shuffle:bool=False, # Whether each epoch has a new order
         sampler=None, # Indices in an order of your own, instead of `shuffle`
         batch_sampler=None, # Lists of indices, instead of `batch_size`, `shuffle`, `sampler` and `drop_last`
         num_workers:int=0, # Processes that read; 0 reads in this one
         collate_fn=None, # Makes a batch of a list of samples; `None` is `collate`
-        drop_last:bool=False, # Leave out a shorter last batch?
+        drop_last:bool=False, # Whether to leave out a shorter last batch
         seed:int|None=None, # Makes the order, and the random numbers of workers, repeatable
         multiprocessing_context:str|None=None # `'fork'`, `'spawn'` or `'forkserver'`; `None` is Python's default
     ):

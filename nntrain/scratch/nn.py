@@ -260,7 +260,7 @@ class Linear(Module):
     def __init__(self,
         n_in:int, # Inputs
         n_out:int, # Outputs
-        bias:bool=True # Add a bias?
+        bias:bool=True # Whether to add a bias
     ):
         super().__init__()
         self.n_in,self.n_out = whole('n_in', n_in, 1),whole('n_out', n_out, 1)

@@ -51,7 +51,7 @@ def test_search(chrome, url, query, page):
     chrome.key('Enter')
     chrome.until("!location.pathname.endsWith('index.html')")
 
-questions = {'early stopping': 'early-stopping', 'resume': 'resume-after', 'gpu': 'use-the-gpu', 'custom metric': 'custom-metric', 'learning rate finder': 'learning-rate-finder',
+questions = {'early stopping': 'early-stopping', 'resume': 'resume-after', 'gpu': 'use-the-gpu', 'multi gpu': 'use-several-gpus', 'custom metric': 'custom-metric', 'learning rate finder': 'learning-rate-finder',
     'lr_find': 'predict.html#lr_find', 'mixed precision': 'mixed-precision', 'NaN': 'that-is-nan', 'save model': 'save-and-load', 'load model': 'save-and-load', 'transfer learning': 'transfer-learning',
     'freeze layers': 'freeze-layers', 'callback': 'write-a-callback', 'tensorboard': 'tensorboard', 'batch size': 'batch-size', 'data augmentation': 'data-augmentation',
     'gradient accumulation': 'gradient-accumulation', 'segmentation': 'segmentation.html', 'overfitting': 'overfitting', 'early stoping': 'early-stopping'}

@@ -24,7 +24,7 @@ for (const d of all('div.sourceCode')) {
   d.append(b)
 }
 
-for (const p of all('pre, .html-output, article > table')) if (p.scrollWidth > p.clientWidth || p.scrollHeight > p.clientHeight) p.tabIndex = 0 // keys can scroll it
+for (const p of all('pre, .html-output, article table')) if (p.scrollWidth > p.clientWidth || p.scrollHeight > p.clientHeight) p.tabIndex = 0 // keys can scroll it
 for (const c of all('.toc code')) c.innerHTML = c.innerHTML.replace(/[._]/g, '$&<wbr>') // a long name breaks between words
 const contents = $('aside.toc > ul')?.cloneNode(true) // for narrow windows, above the text
 if (contents) { all('[id]', contents).forEach(e => e.removeAttribute('id')); $('.toc.small').append(contents) }
