@@ -28,7 +28,8 @@ def _plain_png(b):
 
 def _decoder(feature, mask):
     "A function from an encoded image (a dict of `bytes` and `path`) to its pixels, or class numbers"
-    png = None if mask or getattr(feature, 'mode', None) else getattr(torch.ops.image, 'decode_png', None) # torchvision's
+    plain = not mask and not getattr(feature, 'mode', None)
+    png = getattr(torch.ops.image, 'decode_png', None) if plain else None # torchvision's, where it is imported
     def _f(o):
         if png and (b := o['bytes']) and _plain_png(b):
             with suppress(RuntimeError, TypeError): # Pillow has the last word
@@ -104,10 +105,10 @@ def _decode_column(ds, name, split, mask=False):
     if numbers and not (col := ds.with_format('arrow')[:][name]).null_count:
         x = torch.from_numpy(col.to_numpy().astype(np.float32 if 'float' in f.dtype else np.int64))
         bad = ((x<0)|(x>=f.num_classes)).nonzero() if isinstance(f, ClassLabel) else ()
-        if len(bad):
-            raise ValueError(f"split {split!r}, row {int(bad[0])}, column {name!r}: label {int(x[bad[0]])} is no "
-                             f"class: there are {f.num_classes}, from 0 ({len(bad)} rows like that). Leave them "
-                             f"out with `dd[{split!r}].filter(...)`, or the column with `remove_columns`")
+        refuse(ValueError, *((True, f"split {split!r}, row {int(i)}, column {name!r}: label {int(x[i])} is no class: "
+                                    f"there are {f.num_classes}, from 0 ({len(bad)} rows like that). Leave them out "
+                                    f"with `dd[{split!r}].filter(...)`, or the column with `remove_columns`")
+                             for i in bad[:1]))
         return x
     rows,n = Rows(ds, hf_ds_collate_fn, split),len(ds)
     return torch.cat([rows[BatchKey(0, 0, 0, range(i, min(i+10_000, n)))][0] for i in range(0, n, 10_000)])
@@ -132,8 +133,8 @@ def _load(names, n, file):
     from nntrain.saving.files import read_file
     try:
         res = Columns(read_file(file, foreign=True, mmap=True))
-        wrong = [*res]!=names or n and any(len(x)!=n for x in res.values())
-        refuse(ValueError, (wrong, f"it isn't {n or ''} rows of {names}"))
+        refuse(ValueError, ([*res]!=names or n and any(len(x)!=n for x in res.values()),
+                            f"it isn't {n or ''} rows of {names}"))
     except Exception as e: # anything may be in that file
         raise ValueError(f"cache_dir: {file} holds no readable copy of the data ({e}). Delete that file") from e
     return res
