@@ -18,6 +18,25 @@ from .loader import Rows,identity
 from .order import BatchKey
 from ..processes import on_this_machine
 
+# %% ../../nbs/13_memory.ipynb #9f98ccaf
+def _plain_png(b):
+    "Is `b` a PNG of 8-bit grey or RGB pixels, and nothing else? Then every decoder gives the same pixels."
+    if b[:8]!=b'\x89PNG\r\n\x1a\n' or b[24:26] not in (b'\x08\x00',b'\x08\x02') or b[28:29]!=b'\0': return False
+    i = 33
+    while b[i+4:i+8]==b'IDAT': i += 12+int.from_bytes(b[i:i+4], 'big')
+    return i>33 and b[i+4:i+8]==b'IEND'
+
+def _decoder(feature, mask):
+    "A function from an encoded image (a dict of `bytes` and `path`) to its pixels, or class numbers"
+    plain = not mask and not getattr(feature, 'mode', None)
+    png = getattr(torch.ops.image, 'decode_png', None) if plain else None # torchvision's, where it is imported
+    def _f(o):
+        if png and (b := o['bytes']) and _plain_png(b):
+            with suppress(RuntimeError, TypeError): # Pillow has the last word
+                return png(torch.frombuffer(bytearray(b), dtype=torch.uint8), 0, False)
+        return (class_numbers if mask else pixels)(feature.decode_example(o))
+    return _f
+
 # %% ../../nbs/13_memory.ipynb #33ccbced
 def _raised(x):
     "`x`, unless it is an error: a worker returns it, since torch would wrap one that is raised there"
@@ -28,7 +47,8 @@ class _Chunks(Dataset):
     "Chunks of an image column: `chunks[i]` is the pixels of the rows from `i` on, or the error that names a row"
     def __init__(self, ds, name, split, mask=False):
         from datasets import Image
-        self.name,self.split,self.image,self.pixels = name,split,ds.features[name],class_numbers if mask else pixels
+        if len(ds)>40_000: import torchvision.io # noqa: F401 (to import its decoder takes less time than it saves then)
+        self.name,self.split,self.decode = name,split,_decoder(ds.features[name], mask)
         self.raw = ds.select_columns([name]).cast_column(name, Image(decode=False)).with_format('arrow')
         self.step,self.first = 1,None
         self.first = _raised(self[0])[0]
@@ -38,7 +58,7 @@ class _Chunks(Dataset):
         res = []
         for j,o in enumerate(self.raw[i:i+self.step][self.name].to_pylist(), i):
             where = f"split {self.split!r}, row {j}, column {self.name!r}"
-            try: x = self.pixels(self.image.decode_example(o))
+            try: x = self.decode(o)
             except Exception as e:
                 return ValueError(f"{where}: the image can't be decoded ({e!r}). Repair the file, or leave the row out "
                                   f"with `dd[{self.split!r}].select(...)`")
@@ -85,10 +105,10 @@ def _decode_column(ds, name, split, mask=False):
     if numbers and not (col := ds.with_format('arrow')[:][name]).null_count:
         x = torch.from_numpy(col.to_numpy().astype(np.float32 if 'float' in f.dtype else np.int64))
         bad = ((x<0)|(x>=f.num_classes)).nonzero() if isinstance(f, ClassLabel) else ()
-        if len(bad):
-            raise ValueError(f"split {split!r}, row {int(bad[0])}, column {name!r}: label {int(x[bad[0]])} is no "
-                             f"class: there are {f.num_classes}, from 0 ({len(bad)} rows like that). Leave them "
-                             f"out with `dd[{split!r}].filter(...)`, or the column with `remove_columns`")
+        refuse(ValueError, *((True, f"split {split!r}, row {int(i)}, column {name!r}: label {int(x[i])} is no class: "
+                                    f"there are {f.num_classes}, from 0 ({len(bad)} rows like that). Leave them out "
+                                    f"with `dd[{split!r}].filter(...)`, or the column with `remove_columns`")
+                             for i in bad[:1]))
         return x
     rows,n = Rows(ds, hf_ds_collate_fn, split),len(ds)
     return torch.cat([rows[BatchKey(0, 0, 0, range(i, min(i+10_000, n)))][0] for i in range(0, n, 10_000)])
@@ -113,8 +133,8 @@ def _load(names, n, file):
     from nntrain.saving.files import read_file
     try:
         res = Columns(read_file(file, foreign=True, mmap=True))
-        wrong = [*res]!=names or n and any(len(x)!=n for x in res.values())
-        refuse(ValueError, (wrong, f"it isn't {n or ''} rows of {names}"))
+        refuse(ValueError, ([*res]!=names or n and any(len(x)!=n for x in res.values()),
+                            f"it isn't {n or ''} rows of {names}"))
     except Exception as e: # anything may be in that file
         raise ValueError(f"cache_dir: {file} holds no readable copy of the data ({e}). Delete that file") from e
     return res
