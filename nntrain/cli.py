@@ -99,7 +99,8 @@ def _of_run(f, file):
     path = Path(file)/'config.json' if os.path.isdir(file) else Path(file)
     try: config = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as e: raise BadOption(f"--config: {path} can't be read: {e}") from e
-    res = {k: config[k] for k in inspect.signature(f).parameters if k in config and k not in ('out', 'config')}
+    own = 'out','config','resume','overwrite' # what each run says for itself
+    res = {k: config[k] for k in inspect.signature(f).parameters if k in config and k not in own}
     for k,v in res.items():
         if f.__annotations__[k] is bool and type(v) is not bool: raise BadOption(f"--config: {k} is {v!r} in {path}")
     return res

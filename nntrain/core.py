@@ -9,7 +9,7 @@ __all__ = ['set_seed', 'rng_state', 'set_rng_state', 'keep_rng', 'default_device
            'thaw', 'add_note', 'text_table', 'names_from', 'digits', 'get_dataset']
 
 # %% ../nbs/00_core.ipynb #06682114
-import importlib,inspect,math,os,random
+import importlib.util,inspect,math,os,random
 from collections import UserDict
 from contextlib import contextmanager
 from copy import copy
@@ -379,17 +379,17 @@ def digits(
 ):
     """scikit-learn's 8x8 hand-written digits as a Hugging Face `DatasetDict` with the splits `train` and `test`. Raises
     `ImportError` if scikit-learn is missing."""
-    try: from sklearn.datasets import load_digits
-    except ImportError as e:
-        raise ImportError("The 'digits' data set comes with scikit-learn: pip install scikit-learn") from e
+    scikit = importlib.util.find_spec('sklearn')
+    if not scikit: raise ImportError("The 'digits' data set comes with scikit-learn: pip install scikit-learn")
     from datasets import Dataset,DatasetDict,Features,Image,ClassLabel
     from PIL import Image as PILImage
-    d = load_digits()
-    pixels = (d.images*(255/16)).round().astype(np.uint8)
+    file = Path(scikit.origin).parent/'datasets'/'data'/'digits.csv.gz' # importing the package takes a second
+    numbers = np.loadtxt(file, delimiter=',')
+    pixels = (numbers[:,:-1]*(255/16)).round().astype(np.uint8).reshape(-1, 8, 8)
     idxs = np.random.default_rng(seed).permutation(len(pixels))
     n = len(idxs)-round(len(idxs)*test)
     features = Features(image=Image(), label=ClassLabel(names=[str(o) for o in range(10)]))
-    splits = {k: dict(image=[PILImage.fromarray(o) for o in pixels[rows]], label=d.target[rows])
+    splits = {k: dict(image=[PILImage.fromarray(o) for o in pixels[rows]], label=numbers[rows,-1].astype(int))
               for k,rows in dict(train=idxs[:n], test=idxs[n:]).items()}
     return DatasetDict({k: Dataset.from_dict(v, features=features) for k,v in splits.items()})
 

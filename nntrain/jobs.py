@@ -92,7 +92,7 @@ def get_learner(
     dls = get_data(o)
     with bad_option('--data: '): shape = list(dls.one_batch()[0].shape[1:])
     table = getattr(dls, 'preprocessor', None)
-    classes = [str(c) for c in (table.classes or ()) if table] if table else class_names(dls)
+    classes = [str(c) for c in table.classes or ()] if table else class_names(dls)
     model = tabular_mlp(**table.sizes) if table else get_model(o.model, shape, len(classes))
     metric = dict(accuracy=Accuracy()) if classes else dict(mae=lambda preds, targs: (preds-targs).abs().mean())
     learn = Learner(model, dls, F.cross_entropy if classes else F.mse_loss, optim_class, lr, [MetricsS(**metric), move])
@@ -139,7 +139,8 @@ def _usual(data, model): return Path(f"runs/{Path(data).name.removesuffix('.csv'
 def _folder(o):
     "The folder of a run"
     if o.out or not getattr(o, 'config', None): return Path(o.out or _usual(o.data, o.model))
-    return next(p for i in count(2) if not (p := Path(f'{_earlier(o.config)}-{i}')).exists())
+    paths = (Path(f'{_earlier(o.config)}-{i}') for i in count(2))
+    return next(p for p in paths if not p.exists() or o.resume and _checkpoints(p))
 
 def _checkpoints(path):
     "The checkpoints of a run in its folder. Their names tell: other files beside them aren't ours."
@@ -229,9 +230,10 @@ def _run(o, path):
     with contextlib.suppress(OSError): (path/'checkpoints').rmdir() # other files are in it, or it's a link
 
 # %% ../nbs/71_jobs.ipynb #d292b04a
-def _share(o, path, ctrl_c):
+def _share(o, path, ctrl_c, stopped):
     "`_run` as one of several processes, which returns what a single one raises"
     signal.signal(signal.SIGINT, ctrl_c)
+    if stopped: ctrl_c(signal.SIGINT, None) # it came while this process was being made
     try: return _run(o, path)
     except (BadOption, FloatingPointError) as e: return e
 
@@ -239,7 +241,7 @@ def _run_shared(o, path):
     "`_run` in several processes. Ctrl-C reaches them, too, and they answer to it; this one waits."
     os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGHUP,SIGQUIT'
     stopped,ctrl_c = [],signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
-    try: res = launch(_share, o, path, ctrl_c, n=o.processes)
+    try: res = launch(_share, o, path, ctrl_c, stopped, n=o.processes)
     except RuntimeError:
         if not stopped: raise
         res = 130

@@ -281,7 +281,7 @@ def drawn(
     seconds:float=1.2 # How long each event is shown
 )->Svg:
     "A picture that moves: the lines of the loop that ran in a training batch, and what each event found changed"
-    code = ['', *map(str.strip, rec.code.splitlines())]
+    code = ['', *(l.strip().removeprefix('else: ') for l in rec.code.splitlines())]
     shown = [f for f in rec.frames if f.get('training') and f['epoch']==0 and 0 <= f.get('batch', -1) < batches]
     refuse(ValueError, (not shown, "there is no training batch in this recording to draw"))
     ran = sorted({n for f in shown for n in f['ran']})

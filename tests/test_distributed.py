@@ -85,7 +85,7 @@ def job(out, extra='', n=1437, bs=64, epochs=2, subs=(), model=None, cls=Learner
     if cls is not Learner: learn = cls(model, dls, loss, torch.optim.SGD, 1e-2, learn.subs)
     fit(learn) if fit else learn.fit(epochs)
     history = [{k: v for k,v in r.items() if k!='seconds'} for r in learn.history]
-    torch.save(dict(w={k: getattr(v, 'full_tensor', lambda: v)() for k,v in learn.model.state_dict().items()}, history=history), f'{out}-{rank()}.pt')
+    torch.save(dict(w={k: getattr(v, 'full_tensor', lambda v=v: v)() for k,v in learn.model.state_dict().items()}, history=history), f'{out}-{rank()}.pt')
     return learn
 
 def run(tmp, world, **kw):

@@ -155,6 +155,9 @@ def test_what_the_fit_itself_raises():
     def loss_fn(p, y): raise CancelBatchException
     learn.loss_fn = loss_fn
     assert marks(learn.record(1, valid=False))==[('cleanup_batch', 'caught', 'CancelBatchException')], 'by a step, and not by a listener'
+    class LastS(Subscriber):
+        def cleanup_fit(self, learn): raise KeyError('late')
+    assert marks(quiet('bare')[0].record(1, valid=False, subs=[LastS()]))==[('cleanup_fit', 'raised', 'KeyError')]
     try: 1/0
     except ZeroDivisionError: assert not marks(quiet('bare')[0].record()), 'what is being handled outside is none of the fit'
 
@@ -230,6 +233,7 @@ def test_its_size(rec):
 def test_table_without_script(rec):
     before,script = rec._repr_html_().split('<script>')
     rows = Text(before).rows
+    assert [t for t,_ in Text(before).tags if t in ('th', 'td')]==['th']*4 + ['td']*4*len(rec.frames)
     assert rows[0]==['event', 'where', 'who listens', 'what happens'] and [r[0].strip('\u00a0') for r in rows[1:]]==[e for e, in events(rec)]
     assert 'loss: ' in rows[5][3] and rows[5][1]=='epoch 0, training, batch 0'
 

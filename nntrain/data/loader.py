@@ -79,8 +79,8 @@ class Stream(Rows, IterableDataset):
         collate_fn=None, # Makes a batch of a list of rows
         split:str='train', # What errors call the data
         drop_last:bool=False, # Whether to leave out a last batch that is shorter
-        shuffle:bool|int=True, # Whether to tell the data set the number of each pass (`set_epoch`); if not, each is pass 0. A
-        # number: shuffle a Hugging Face stream in a buffer of so many rows, seeded like all the rest
+        shuffle:bool|int=True, # Whether to tell the data set the number of each pass (`set_epoch`), or all are pass 0.
+        # A number: shuffle a Hugging Face stream in a buffer of so many rows, seeded like all the rest
         own_rows:bool=False # Whether the data set gives each process rows of its own
     ):
         super().__init__(ds, collate_fn or (default_convert if batch_size is None else default_collate), split)
