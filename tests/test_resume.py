@@ -189,7 +189,7 @@ def test_a_signal_while_waiting_for_workers(tmp_path, ours):
     sent = time.monotonic()
     os.killpg(p.pid, signal.SIGTERM)
     out,_ = p.communicate(timeout=30)
-    assert p.returncode==143 and time.monotonic()-sent < 4, out
+    assert p.returncode==143 and time.monotonic()-sent < 15, out # the next row takes 20 seconds
     state = read_file(tmp_path/'ckpt'/'checkpoint-000001.pt')
     assert state['at']==[0, 'train', 2] and state['steps']==2
     if ours: assert state['data']['train']['batch']+state['skip']==2
