@@ -123,10 +123,13 @@ class Tally(torch.autograd.Function):
     averages it over the processes as it does all others."""
     @staticmethod
     def forward(ctx, loss, tally, n):
+        "The loss as it is"
         ctx.n = float(n)
         return loss.view_as(loss)
     @staticmethod
-    def backward(ctx, grad): return grad, torch.full((1,), ctx.n), None
+    def backward(ctx, grad):
+        "The gradient as it is, and the weight of the batch as that of `tally`"
+        return grad, torch.full((1,), ctx.n), None
 
 # %% ../nbs/35_distributed.ipynb #35d0001d
 def check_shared(

@@ -119,7 +119,7 @@ def render(src, proc, docs):
     out = docs/rel.with_name(head['output-file'])
     out.parent.mkdir(parents=True, exist_ok=True)
     cells = nb['cells'][1:]
-    first = next((i for i,c in enumerate(cells) if c.get('outputs')), -1)
+    first = next((i for i,c in enumerate(cells) if any('.api}' not in ''.join(o.get('data', {}).get('text/markdown', '')) for o in c.get('outputs', ()))), -1)
     md = '\n\n'.join(filter(None, (cell_md(c, i, out, i > first) for i,c in enumerate(cells))))
     md = re.sub(r'(\]\((?!\w+:)[^)\s]*?)(\w+)\.ipynb(?=[)#])', lambda m: m[1]+front.page(Path(m[2])), md) # as Quarto does
     write(md, head, out, docs, rel.as_posix())

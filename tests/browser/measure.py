@@ -22,7 +22,7 @@ look = """(() => {
   const words = all(':is(p, li, td, dd, h1, h2, h3, h4, blockquote)').filter(e => seen(e) && !e.querySelector('p, li')).map(e => e.innerText).join(' ')
   return {use: top(first), output: top(out[0]), words: words.split(/\\s+/).length, pictures: all('img:not(a img), svg, .player, .nnt-player').filter(seen).length,
           lines: lines.length, asserts: lines.filter(l => /\\b(assert |test_\\w+\\(|expect_fail)/.test(l)).length, exercises: all('details.exercise').length,
-          wide: lines.filter(l => l.length > 100).length, full: all('p, li, dd, blockquote').filter(e => seen(e) && !e.querySelector('p, ul, ol, dl')).flatMap(longest), alts: all('img').map(e => e.alt)}
+          wide: lines.filter(l => l.length > 100).length, full: all('p, li, dd, blockquote').filter(e => seen(e) && !e.querySelector('p, ul, ol, dl')).flatMap(longest), alts: all('img:not(a img)').map(e => e.alt)}
 })()"""
 
 def pages(site): return sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html') if 'pagefind' not in p.parts and p.name!='404.html')
