@@ -50,6 +50,7 @@ class GradAccumS(StatefulS):
     def before_epoch(self, learn): self.params = list(learn.model.parameters()) # by now they are what will be trained
 
     def before_batch(self, learn): # is it the last of its window? Several processes then average their gradients
+        if not learn.training: return # nor for predictions in the middle of a window
         self.closes = self.i+1 >= self.n or learn.batch_idx+1==n_batches(learn.dl)
 
     def after_loss(self, learn):

@@ -138,8 +138,8 @@ def check_loader(
          "DataLoaders.from_datasets(train, valid, batch_size=64); or if its rows are batches, DataLoader(ds, "
          "batch_size=None)"),
         (not (dl is None or hasattr(dl, '__iter__') or hasattr(dl, '__getitem__')),
-         f"{name} must be a loader, an iterable of batches, not {dl!r}: DataLoaders.from_datasets(train, valid, "
-         "batch_size=64) makes them"))
+         f"{name} must be a loader, an iterable of batches, not a {type(dl).__name__}: "
+         "DataLoaders.from_datasets(train, valid, batch_size=64) makes them"))
 
 def check_dl(
     dls, # Has the loaders `train` and `valid`

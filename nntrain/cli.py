@@ -177,7 +177,7 @@ def nntrain_lr_find(
 
     Example: nntrain_lr_find digits --model cnn
     Exit status: 0 done, 2 an option isn't possible, 130 Ctrl-C"""
-    return _work('jobs.lr_find', locals())
+    return _work('jobs.find_lr', locals())
 
 # %% ../nbs/70_cli.ipynb #8ae34752
 @_command

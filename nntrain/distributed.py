@@ -164,7 +164,7 @@ class DistributedS(Subscriber):
     """Lets all processes that a launcher has started train as one: each computes its share of every batch, and their
     gradients are averaged. Does nothing in a single process. Raises `TypeError` on unknown arguments; the fit raises
     `TypeError` or `ValueError` on what several processes can't share, `RuntimeError` where they part."""
-    order,shell = -2000,None
+    order,shell,on = -2000,None,False
     def __init__(self,
         sync_bn:bool=False, # Batch norm over the whole batch, and not over each share? On GPUs only
         shard:bool=False, # Share weights, gradients and optimizer state out, too (FSDP2)? See `nntrain.sharded`
@@ -190,6 +190,7 @@ class DistributedS(Subscriber):
     def begin(self, learn):
         "Check that all processes are at the same thing, and make what must be the same what it is in the first"
         self.outer,self.quiet,self.dls,self.trained,self.tallies = sys.exc_info()[1],learn.quiet,[],(),False
+        self.on = True
         learn.processes,samples,self.counts = Team(),learn.n_samples,None
         splits = dict(train=learn.dls.train) | (dict(valid=learn.dls.valid) if learn.validates else {})
         check_shared(learn, splits := {k: getattr(dl, 'dl', dl) for k,dl in splits.items()})
@@ -289,7 +290,8 @@ class DistributedS(Subscriber):
 
     def cleanup_fit(self, learn):
         "Put everything back. Unless it was an error, all go on with the random numbers of the first process"
-        e = sys.exc_info()[1]
+        if not self.on: return # the fit was left before it began here
+        e,self.on = sys.exc_info()[1],False
         self.unwrap()
         for dl in self.dls: dl.share = 0,1
         learn.quiet = self.quiet

@@ -161,7 +161,8 @@ class TrackerS(StatefulS):
     def after_loss(self, learn):
         if learn.training or not self.seen: return
         try: self.seen.after_batch(learn)
-        except ValueError: self.seen = None # the model doesn't classify
+        except Exception: self.seen = None # the model doesn't classify, or there is no room
+        if self.seen and (self.seen.n_classes > 100 or learn.preds.ndim > 2): self.seen = None # too much
 
     def after_batch(self, learn):
         if not self.on or not learn.training: return

@@ -1,7 +1,9 @@
 """Several processes train as one: the same numbers, failures that end soon. Each scenario runs in processes forked from this one, which has imported everything, so it takes about a second; torchrun is in the slow tests."""
 import os, signal, socket, subprocess, sys, time, traceback, warnings
+from contextlib import nullcontext
 from pathlib import Path
 from functools import lru_cache
+from types import SimpleNamespace
 import pytest, torch, torch.nn.functional as F
 import torchmetrics
 from torch import nn
@@ -432,6 +434,7 @@ def test_a_model_that_trains_itself(tmp_path):
 # ---- with torchrun, as a user would: slow
 script = """import sys; sys.path[:0] = [{tests!r}, {root!r}]
 import test_distributed as t
+from contextlib import nullcontext
 from pathlib import Path
 if __name__=='__main__': {call}
 """
@@ -456,3 +459,12 @@ def test_torchrun_starts_again_after_a_kill(tmp_path):
 def test_torchrun_ends_with_the_error_that_came_first(tmp_path):
     res = torchrun(tmp_path, "t.job('x', subs=[t.DieS(t.broken)])")
     assert res.returncode and 'ValueError: a row is broken' in '\n'.join(res.stderr.splitlines()[-12:]), res.stderr
+
+@pytest.mark.parametrize('e', [CancelFitException(), ValueError('my own check')])
+def test_a_fit_that_is_left_before_it_begins(e):
+    "A subscriber before DistributedS may cancel the fit, or raise; that reaches the caller"
+    class FirstS(Subscriber):
+        order = DistributedS.order-1
+        def before_fit(self, learn): raise e
+    learn = Learner(torch.nn.Linear(1, 1), SimpleNamespace(train=[(torch.ones(2, 1), torch.ones(2, 1))], valid=None), F.mse_loss, torch.optim.SGD, .1, [DistributedS(), FirstS()])
+    with pytest.raises(ValueError, match='my own') if isinstance(e, ValueError) else nullcontext(): learn.fit(1, valid=False)

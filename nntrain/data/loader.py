@@ -8,9 +8,10 @@ __all__ = ['Rows', 'map_style', 'identity', 'Stream', 'seekable', 'Epochs', 'fin
 
 # %% ../../nbs/12_loader.ipynb #3c1d0007
 import hashlib,itertools,multiprocessing as mp,warnings
-from contextlib import closing
+from contextlib import closing,suppress
 from collections import deque
 from copy import copy
+from types import SimpleNamespace
 import torch
 from torch.utils.data import (DataLoader,Dataset,IterableDataset,default_collate,default_convert,
                               get_worker_info)
@@ -348,11 +349,12 @@ def with_loaders(
     dls, # An object with the loaders `train` and `valid`
     **loaders # Those that are other ones in the copy
 ):
-    "A copy of `dls` with other loaders"
-    if hasattr(dls, '_replace'): return dls._replace(**loaders) # a named tuple
-    dls = copy(dls)
-    for k,dl in loaders.items(): setattr(dls, k, dl)
-    return dls
+    "A copy of `dls` with other loaders. Of what can't be copied and changed (a class, a module) the loaders are taken."
+    with suppress(AttributeError, TypeError):
+        new = copy(dls)
+        vars(new).update(loaders)
+        if all(getattr(new, k) is dl for k,dl in loaders.items()): return new
+    return SimpleNamespace(**{k: getattr(dls, k, None) for k in ('train', 'valid')} | loaders)
 
 def with_stretches(
     dls, # An object with the loaders `train` and `valid`

@@ -121,7 +121,7 @@ def _save(cols, file):
     "Write `cols` to `file`, whole or not at all. What a killed process left there an hour ago or earlier is removed."
     from nntrain.saving.files import write_file
     file.parent.mkdir(parents=True, exist_ok=True)
-    for f in file.parent.glob('.*.tmp'):
+    for f in file.parent.glob('.*-v2.pt.????????.tmp'):
         with suppress(OSError): # of another user, or gone by now
             if f.stat().st_mtime<time.time()-3600: f.unlink()
     try: write_file(dict(cols), file)

@@ -184,7 +184,7 @@ def to_rows(
     for table in tables.values():
         at,columns = table['at'].tolist(),table['columns']
         values = [[v]*len(at) if k=='mode' else v if isinstance(v, list) else v.tolist() for k,v in columns.items()]
-        rows |= zip(at, (dict(zip(columns, row)) for row in zip(*values)))
+        rows |= zip(at, (dict(zip(columns, row)) for row in (zip(*values) if values else [()]*len(at))))
     return [rows[i] for i in sorted(rows)]
 
 # %% ../../nbs/41_state.ipynb #d258e4c9
