@@ -7,12 +7,11 @@ __all__ = ['Rows', 'map_style', 'identity', 'Stream', 'seekable', 'Epochs', 'fin
            'with_stretches', 'in_steps', 'uncounted', 'first_batches']
 
 # %% ../../nbs/12_loader.ipynb #3c1d0007
-import hashlib,itertools,multiprocessing as mp,warnings
+import hashlib,itertools,multiprocessing as mp,torch,warnings
 from contextlib import closing,suppress
 from collections import deque
 from copy import copy
 from types import SimpleNamespace
-import torch
 from torch.utils.data import (DataLoader,Dataset,IterableDataset,default_collate,default_convert,
                               get_worker_info)
 from ..checks import refuse,whole
