@@ -52,7 +52,8 @@ def get_data(
             return DataLoaders.from_folder(o.data, o.batch_size, o.size)
         try: dd = get_dataset(o.data)
         except FileNotFoundError as e:
-            maybe = near(o.data, ['digits', *os.listdir('.'), *os.listdir(os.environ.get('NNTRAIN_DATA', '.'))])
+            folders = Path('.'),Path(os.environ.get('NNTRAIN_DATA') or '.') # which may not be there
+            maybe = near(o.data, ['digits', *(f.name for folder in folders for f in folder.glob('*'))])
             raise FileNotFoundError(f"there is no {o.data!r}{maybe}" if maybe else e) from e
         ds = next(iter(dd.values()))
         x,y = (next((k for k,f in ds.features.items() if isinstance(f, kind)), None) for kind in (Image, ClassLabel))
