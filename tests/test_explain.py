@@ -355,7 +355,7 @@ harmless = { # here, and why
     'learn.batch = to_device(learn.batch, device.device)', 'part.to(device.device)', # all is on the CPU
     'progress.before_epoch(learn)', # there is no bar in a log
     'ema.after_epoch(learn)', 'ema.cleanup_epoch(learn)', # each does what the other has left
-    'grad_accum.before_fit(learn)', 'grad_accum.after_epoch(learn)', 'grad_accum.cleanup_epoch(learn)', 'grad_accum.i, grad_accum.total = 0, 0.0'} # the last batch closes the window
+    'grad_accum.after_epoch(learn)', 'grad_accum.cleanup_epoch(learn)', 'grad_accum.i, grad_accum.total = 0, 0.0'} # the last batch closes the window
 @pytest.mark.slow
 def test_each_line_is_needed():
     noticed,missed = set(), set()
